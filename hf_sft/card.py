@@ -1,0 +1,192 @@
+"""The model card: README.md of a finished model, with results that the Hub reads and a body that people read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from hf_sft import summary
+from hf_sft.card_metadata import base_model, data_set_name, front_matter, headline_split
+from hf_sft.curves import best_epoch, greater_is_better, metric_names
+from hf_sft.markdown import bullets, code, cut_folders, escape, fence, table, without_folders
+from hf_sft.record import RunRecord
+from hf_sft.summary import number
+
+# What is never a path in a recipe, whatever it looks like.
+WORDS = (("dataset", "labels"), ("dataset", "label_map"), ("dataset", "columns"), ("dataset", "group_column"))
+
+
+def model_card(record: RunRecord) -> str:
+    """README.md of model/: YAML front matter with a model-index, then Markdown. No absolute path appears in it."""
+    from huggingface_hub import ModelCard
+
+    sections = (
+        _opening, _results, _usage, _labels, _per_class, _training_data, _training, _recipe, _environment, _limitations,
+    )  # fmt: skip
+    body = "\n\n".join(section for draw in sections if (section := draw(record)))
+    return str(ModelCard(f"---\n{front_matter(record)}\n---\n\n{body}\n"))
+
+
+def _opening(record: RunRecord) -> str:
+    labels, recipe = record.labels, record.recipe
+    thing = "an image" if recipe["task"].startswith("image") else "a text"
+    if "text_pair" in recipe["dataset"].get("columns", {}):
+        thing = "a pair of texts"
+    num_labels = len(labels.get("names") or [])
+    effect = {
+        "regression": f"gives {thing} a number",
+        "multi_label": f"gives {thing} any of {num_labels} labels",
+    }.get(labels["problem"], f"gives {thing} one of {num_labels} labels")
+    model = code(base_model(record) or without_folders(recipe["model"]["name"]))
+    origin = "trained from scratch as" if recipe["model"].get("weights") == "random" else "fine-tuned from"
+    name, data = escape(summary.run_name(record)), code(data_set_name(record))
+    return f"# {name}\n\nThis model {effect}. It was {origin} {model} on {data} with `hf_sft`."
+
+
+def _results(record: RunRecord) -> str:
+    rows = [
+        (split, *summary.cells(result)) for split in summary.splits(record) for result in summary.results(record, split)
+    ]
+    found = table(("split", "metric", "value", "95 % interval", "majority baseline"), rows, right=3)
+    return found and (
+        f"## Results\n\n{found}\n\nIntervals: bootstrap over the rows of the split. Majority baseline: the same answer "
+        "for every row. `loss` is the mean over rows, without label smoothing."
+    )
+
+
+def _usage(record: RunRecord) -> str:
+    task, problem = record.recipe["task"], record.labels["problem"]
+    image, pair = task.startswith("image"), "text_pair" in record.recipe["dataset"].get("columns", {})
+    row = '"path/to/image.png"' if image else '{"text": "first", "text_pair": "second"}' if pair else '"a text"'
+    options = "" if image else ", truncation=True"
+    lines = ["from transformers import pipeline", "", f'classify = pipeline("{task}", model="path/to/model"{options})']
+    told = "`path/to/model` is the folder of this card, or its repository on the Hub."
+    if record.labels.get("thresholds"):
+        lines += [
+            "config = classify.model.config",
+            f"scores = classify({row}, top_k=config.num_labels)",
+            "thresholds = config.hf_sft_thresholds  # one per label, in the order of their ids",
+            'print([s["label"] for s in scores if s["score"] >= thresholds[config.label2id[s["label"]]]])',
+        ]
+        told += (
+            " Each score is the sigmoid of a logit; a label is given where its score reaches the label's threshold in "
+            "`config.hf_sft_thresholds`. The thresholds were chosen on the validation split; 0.5 gives other results "
+            "than the table above."
+        )
+    else:
+        lines.append(f"print(classify({row}))" + ("  # the score is the number" if problem == "regression" else ""))
+    return "## How to use\n\n" + fence("\n".join(lines), "python") + f"\n\n{told}"
+
+
+def _labels(record: RunRecord) -> str:
+    names, thresholds = record.labels.get("names") or [], record.labels.get("thresholds")
+    if not names or record.labels["problem"] == "regression":
+        return ""
+    if thresholds:
+        rows = [(place, name, number(cut)) for place, (name, cut) in enumerate(zip(names, thresholds, strict=True))]
+        return f"## Labels\n\n{table(('id', 'label', 'threshold'), rows, right=1)}"
+    return f"## Labels\n\n{table(('id', 'label'), list(enumerate(names)))}"
+
+
+def _per_class(record: RunRecord) -> str:
+    split = headline_split(record)
+    rows = [
+        (
+            label,
+            *(number(values.get(name)) for name in ("precision", "recall", "f1")),
+            f"{values.get('support') or 0:,.0f}",
+        )
+        for label, values in record.per_class.get(split or "", {}).items()
+    ]
+    found = table(("label", "precision", "recall", "F1", "rows"), rows, right=4)
+    return found and f"## Results per label ({split})\n\n{found}"
+
+
+def _training_data(record: RunRecord) -> str:
+    source = record.recipe["dataset"]
+    said = code(data_set_name(record)) + (f", configuration {code(source['name'])}" if source.get("name") else "")
+    rows = []
+    for split, part in record.data.items():
+        if isinstance(part, Mapping):
+            num_rows = "-" if part.get("rows") is None else f"{part['rows']:,}"
+            rows.append((split, num_rows, part.get("fingerprint"), without_folders(str(part.get("source") or "-"))))
+    used = table(("split", "rows", "fingerprint", "source"), rows)
+    notes = bullets(map(cut_folders, record.data.get("notes") or []))
+    return "\n\n".join(filter(None, [f"## Training data\n\n{said}", used, notes]))
+
+
+def _training(record: RunRecord) -> str:
+    total, trainable = record.parameters["total"], record.parameters["trainable"]
+    strategy = (record.recipe.get("tuning") or {}).get("strategy", "full")
+    share = 100 * trainable / max(total, 1)
+    facts = [
+        f"{trainable:,} of {total:,} parameters trained ({share:.3g} %); strategy: {strategy}",
+        f"head: {record.parameters.get('head') or 'as loaded'}",
+    ]
+    if seconds := summary.finite(record.timings.get("train")):
+        speed = summary.finite(record.timings.get("train_rows_per_second"))
+        facts.append(f"time: {seconds:,.0f} s of training" + (f", {speed:,.1f} rows per second" if speed else ""))
+    names, best = metric_names(record), best_epoch(record)
+    columns = ("train_loss", "validation_loss", *names)
+    rows = [
+        (
+            f"{entry['epoch']:g}{' (best)' if entry is best else ''}",
+            *(number(summary.finite(entry.get(key))) for key in columns),
+        )
+        for entry in record.history.get("epochs", [])
+    ]
+    epochs = table(("epoch", "training loss", "validation loss", *names), rows, right=len(columns))
+    return "\n\n".join(filter(None, ["## Training", bullets(map(cut_folders, facts)), epochs]))
+
+
+def _recipe(record: RunRecord) -> str:
+    import yaml
+
+    text = yaml.safe_dump(_publishable(record.recipe), sort_keys=False, allow_unicode=True, width=120)
+    return "## Recipe\n\n" + fence(text.rstrip("\n"), "yaml")
+
+
+def _environment(record: RunRecord) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in record.versions.items())
+    machine = ", ".join(f"{name} {value}" for name, value in record.environment.items())
+    return f"## Environment\n\n{bullets(map(cut_folders, [versions, machine]))}"
+
+
+def _limitations(record: RunRecord) -> str:
+    split = headline_split(record)
+    limits = _limits(record, split) if split else ["no split was evaluated"]
+    said = [*limits, *map(cut_folders, record.notes)]
+    return f"## Limitations\n\n{bullets(said)}" if said else ""
+
+
+def _limits(record: RunRecord, split: str) -> Iterable[str]:
+    """What the numbers themselves say against the model."""
+    first, rows = summary.results(record, split)[0], (record.data.get(split) or {}).get("rows")
+    if first.interval:
+        low, high = first.interval
+        measured = f"on {rows:,} rows of {split}" if rows else f"on {split}"
+        yield f"{first.metric} was measured {measured}: 95 % interval from {number(low)} to {number(high)}"
+        baseline = first.baseline
+        if baseline is not None and not (low > baseline if greater_is_better(first.metric) else high < baseline):
+            yield f"the interval of {first.metric} reaches the majority baseline ({number(baseline)})"
+    if split == "validation":
+        yield "no test split was evaluated: the validation rows also chose the checkpoint, which flatters the results"
+    classes = record.per_class.get(split, {})
+    seen = {label: values for label, values in classes.items() if values.get("support")}
+    weakest = sorted(seen, key=lambda label: seen[label].get("f1") or 0.0)[: min(3, len(seen) // 2)]
+    if weakest:
+        shown = [f"{label} ({number(seen[label].get('f1'))}, {seen[label]['support']:,.0f} rows)" for label in weakest]
+        yield f"weakest labels by F1 on {split}: " + ", ".join(shown)
+    if unseen := len(classes) - len(seen):
+        yield f"{unseen} of {len(classes)} labels have no row in {split}: nothing is known about them"
+
+
+def _publishable(value: Any, place: tuple[str, ...] = ()) -> Any:
+    """The recipe as plain data with every absolute path cut to its last part."""
+    if place in WORDS:
+        return value
+    if isinstance(value, Mapping):
+        return {key: _publishable(item, (*place, str(key))) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_publishable(item, (*place, "[]")) for item in value]
+    return without_folders(value) if isinstance(value, str) else value

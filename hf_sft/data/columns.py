@@ -1,0 +1,84 @@
+"""Which columns play which role, and whether they are there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow.compute
+from datasets import ClassLabel, Dataset, List, Value
+
+from hf_sft.data.labels import LabelColumn
+from hf_sft.data.splits import Split
+from hf_sft.errors import DataError, Finding, nearest
+from hf_sft.recipe import DataSet, Recipe
+
+
+def columns_of(settings: DataSet, role: str) -> list[str]:
+    """The columns of a role; where the recipe is silent, the column of the same name."""
+    named = settings.columns.get(role, role)
+    return [named] if isinstance(named, str) else list(named)
+
+
+def check_columns(column_names: Sequence[str], roles: Mapping[str, bool], recipe: Recipe, what: str) -> None:
+    """Raises DataError for every column that the recipe names (or a required role needs) and the data lack."""
+    findings = []
+    for role, required in roles.items():
+        if not required and role not in recipe.dataset.columns:
+            continue
+        for column in columns_of(recipe.dataset, role):
+            if column not in column_names:
+                findings.append(_missing(column, role, column_names, what))
+    if findings:
+        raise DataError(findings)
+
+
+def _missing(column: str, role: str, column_names: Sequence[str], what: str) -> Finding:
+    fix = nearest(column, column_names) if role in column_names or column != role else ""
+    guess = next((name for name in column_names if role in name or name in role), "...")
+    return Finding(
+        place=f"dataset.columns.{role}",
+        expected=f"a column {column!r} in {what}",
+        found="columns " + ", ".join(map(repr, column_names)),
+        fix=fix or f"set dataset.columns: {{{role}: {guess}}}",
+    )
+
+
+def label_column(rows: Dataset, settings: DataSet) -> LabelColumn | None:
+    """The label column of a split, read without decoding anything else; None where it has none."""
+    (name,) = columns_of(settings, "label")
+    if name not in rows.column_names:
+        return None
+    feature = rows.features[name]
+    inner = feature.feature if isinstance(feature, List) else feature
+    names = tuple(inner.names) if isinstance(inner, ClassLabel) else None
+    return LabelColumn(values=rows.select_columns([name])[:][name], class_names=names)
+
+
+def check_texts(split: Split, columns: Sequence[str], role: str) -> None:
+    """Raises DataError unless the columns hold text in every row."""
+    for column in columns:
+        feature = split.rows.features[column]
+        if not (isinstance(feature, Value) and feature.dtype in ("string", "large_string")):
+            found = f"column {column!r} of type {getattr(feature, 'dtype', None) or type(feature).__name__}"
+            fix = "name the column that holds the text"
+            raise DataError(Finding(place=f"dataset.columns.{role}", expected="text", found=found, fix=fix))
+        values = split.rows.select_columns([column]).with_format("arrow")[:][column]
+        if values.null_count:
+            rows = pyarrow.compute.indices_nonzero(values.is_null()).to_pylist()
+            numbers = ", ".join(str(int(split.row_ids[row])) for row in rows[:5])
+            raise DataError(
+                Finding(
+                    place=f"dataset.columns.{role}",
+                    expected="text in every row",
+                    found=f"column {column!r} is empty (null) in {len(rows):,} rows of {split.source}: {numbers}",
+                    fix="fill or drop those rows",
+                )
+            )
+
+
+def joined(batch: Mapping[str, Sequence[Any]], columns: Sequence[str]) -> list[str]:
+    """Several text columns as one text per row, a line each."""
+    if len(columns) == 1:
+        return list(batch[columns[0]])
+    return ["\n".join(parts) for parts in zip(*(batch[column] for column in columns), strict=True)]

@@ -1,0 +1,225 @@
+"""The label contract: what the label column says, decided once on all of it."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from hf_sft.errors import DataError, Finding, nearest
+from hf_sft.recipe import DataSet, ProblemName
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labels:
+    """The one label map of a run: built once over all splits, saved with the model, used by everything.
+
+    names: index -> name; regression has one name, that of the label column.
+    thresholds: multi_label only, one probability per label, chosen on validation; None means 0.5.
+    """
+
+    problem: ProblemName
+    names: tuple[str, ...]
+    thresholds: tuple[float, ...] | None = None
+
+    @property
+    def index_of(self) -> dict[str, int]:
+        return {name: index for index, name in enumerate(self.names)}
+
+    def reordered(self, names: Sequence[str]) -> Labels:
+        """The same labels with the ids of another model that has the same set of names."""
+        if set(names) != set(self.names) or len(names) != len(self.names):
+            raise ValueError(f"not the same label names: {names} and {self.names}")
+        return replace(self, names=tuple(names))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelColumn:
+    """The label values of one split, and the names its ClassLabel feature gives to integers (or none)."""
+
+    values: Sequence[Any]
+    class_names: tuple[str, ...] | None = None
+
+    @property
+    def unlabelled(self) -> bool:
+        """Whether no row has a label: nulls, or -1 throughout (how the Hub hides the labels of a test split)."""
+        return all(self.is_missing(value) or value == -1 for value in self.values)
+
+    def is_missing(self, value: Any) -> bool:
+        if value is None or (isinstance(value, float) and math.isnan(value)):
+            return True
+        return self.class_names is not None and value == -1
+
+
+def name_of(value: Any, names: Sequence[str] | None) -> str:
+    """The name of one label value: its class name where integers have names, else the value as written."""
+    if isinstance(value, bool):
+        return str(value)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, int) and names is not None:
+        if not 0 <= value < len(names):
+            raise DataError(
+                Finding(
+                    place="dataset.labels",
+                    expected=f"label ids from 0 to {len(names) - 1} ({len(names)} names are known)",
+                    found=str(value),
+                    fix="name every id in dataset.labels",
+                )
+            )
+        return names[value]
+    return str(value)
+
+
+def decide_problem(column: LabelColumn, settings: DataSet) -> tuple[ProblemName, str]:
+    """What kind of problem the whole training column poses, and why, in words."""
+    values = [value for value in column.values if not column.is_missing(value)]
+    if settings.problem:
+        return settings.problem, f"problem {settings.problem}: dataset.problem says so"
+    if any(isinstance(value, (list, tuple)) for value in values):
+        return "multi_label", "problem multi_label: labels are lists"
+    numbers = [value for value in values if isinstance(value, float)]
+    if numbers and column.class_names is None:
+        if all(value.is_integer() for value in numbers):
+            why = "problem single_label: labels are whole floats; dataset.problem: regression says otherwise"
+            return "single_label", why
+        return "regression", "problem regression: labels are numbers with a fraction"
+    return "single_label", "problem single_label: one label per row"
+
+
+def label_names(value: Any, column: LabelColumn, settings: DataSet) -> list[str]:
+    """The names one cell stands for, after dataset.label_map; dropped labels are left out."""
+    values = list(value) if isinstance(value, (list, tuple)) else [value]
+    known = column.class_names or (tuple(settings.labels) if settings.labels else None)
+    mapping = {str(key): name for key, name in (settings.label_map or {}).items()}
+    names = []
+    for item in values:
+        name = name_of(item, known)
+        mapped = mapping.get(name, mapping.get(str(item), name) if known else name)
+        if mapped is not None:
+            names.append(str(mapped))
+    return list(dict.fromkeys(names))
+
+
+def targets_as_names(column: LabelColumn, problem: ProblemName, settings: DataSet) -> list[Any]:
+    """One entry per row: a name, a list of names, a number; None where the row has no label or its label is dropped."""
+    if problem == "regression":
+        return [None if column.is_missing(value) else _number(value) for value in column.values]
+    entries: list[Any] = []
+    for value in column.values:
+        names = [] if column.is_missing(value) else label_names(value, column, settings)
+        if problem == "multi_label":
+            dropped = bool(value) and not names  # an empty list is a row without any label, which is an answer
+            entries.append(None if column.is_missing(value) or dropped else names)
+        else:
+            entries.append(names[0] if names else None)
+    return entries
+
+
+def _number(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise DataError(
+            Finding(
+                place="dataset.columns.label",
+                expected="numbers (dataset.problem is regression)",
+                found=repr(value)[:60],
+                fix="set dataset.problem: single_label, or name another column",
+            )
+        ) from None
+
+
+def decide_labels(columns: Mapping[str, LabelColumn], settings: DataSet) -> tuple[Labels, list[str]]:
+    """The label map over the union of all labelled splits, and what a reader should know about it.
+
+    Raises DataError when fewer than two classes are found.
+    """
+    train = columns["train"]
+    problem, why = decide_problem(train, settings)
+    if problem == "regression":
+        return Labels(problem=problem, names=(str(settings.columns.get("label", "label")),)), [why]
+    counts: dict[str, Counter[str]] = {}
+    for split, column in columns.items():
+        entries = targets_as_names(column, problem, settings)
+        flat = (
+            name for entry in entries if entry is not None for name in ([entry] if isinstance(entry, str) else entry)
+        )
+        counts[split] = Counter(flat)
+    found = set().union(*counts.values())
+    names = _ordered(found, train, settings)
+    if len(names) < (2 if problem == "single_label" else 1):
+        raise DataError(
+            Finding(
+                place="dataset.columns.label",
+                expected="at least two classes",
+                found=", ".join(map(repr, names)) or "no label",
+                fix="check the label column, label_map and the splits",
+            )
+        )
+    _check_map(settings, columns)
+    return Labels(problem=problem, names=tuple(names)), [why, *_warnings(names, counts)]
+
+
+def _ordered(found: set[str], train: LabelColumn, settings: DataSet) -> list[str]:
+    """Declared order where there is one; integers by value, others by the alphabet; mapped names by their sources."""
+    declared = train.class_names or settings.labels
+    mapping = {str(key): value for key, value in (settings.label_map or {}).items()}
+    if declared:
+        mapped = [mapping.get(name, mapping.get(str(index), name)) for index, name in enumerate(declared)]
+        ordered = [str(name) for name in dict.fromkeys(mapped) if name is not None]
+        return ordered + _natural(found - set(ordered))
+    if mapping:
+        sources = _natural(set(mapping) | (found - {str(name) for name in mapping.values()}))
+        targets = dict.fromkeys(str(mapping.get(source, source)) for source in sources)
+        return [name for name in targets if name in found]
+    return _natural(found)
+
+
+def _natural(names: set[str]) -> list[str]:
+    integers = all(name.removeprefix("-").isdecimal() for name in names)
+    return sorted(names, key=int) if integers else sorted(names)
+
+
+def _check_map(settings: DataSet, columns: Mapping[str, LabelColumn]) -> None:
+    """A key of label_map that stands nowhere in the data is a mistake, not a wish."""
+    if not settings.label_map:
+        return
+    seen: set[str] = set()
+    for column in columns.values():
+        known = column.class_names or (tuple(settings.labels) if settings.labels else None)
+        for value in column.values:
+            for item in value if isinstance(value, (list, tuple)) else [value]:
+                if not column.is_missing(item):
+                    seen |= {str(item), name_of(item, known)}
+        seen |= set(known or ())
+    wrong = [str(key) for key in settings.label_map if str(key) not in seen]
+    if wrong:
+        raise DataError(
+            [
+                Finding(
+                    place="dataset.label_map",
+                    expected="labels that stand in the data",
+                    found=key,
+                    fix=nearest(key, sorted(seen)),
+                )
+                for key in wrong
+            ]
+        )
+
+
+def _warnings(names: list[str], counts: Mapping[str, Counter[str]]) -> list[str]:
+    train = counts["train"]
+    absent, single = ([name for name in names if train[name] == number] for number in (0, 1))
+    warnings = []
+    if absent:
+        warnings.append(f"warning: labels without a row in train, which cannot be learned: {_some(absent)}")
+    if single:
+        warnings.append(f"warning: labels with one row in train: {_some(single)}")
+    return warnings
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")

@@ -1,0 +1,91 @@
+"""A model over the rows of a split: predictions in the order of the data, and the metrics with their intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader
+
+from hf_sft.data.labels import Labels
+from hf_sft.data.rows import Rows as RowSet
+from hf_sft.metrics.metric import Metric
+from hf_sft.tasks.task import Problem, Rows, concatenate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluator:
+    """All that evaluating a split takes, whichever model is given. Each process reads its share of the batches."""
+
+    problem: Problem
+    collate: Callable[[Sequence[Any]], dict[str, Any]]
+    metrics: Sequence[Metric]
+    batch_size: int
+    workers: int = 0
+    channels_last: bool = False
+
+    def predict(self, model: Any, rows: RowSet, lengths: NDArray, labels: Labels) -> Rows:
+        """What `Problem.decode` reads off the model for every row, in the order of `rows`, on every process."""
+        state = PartialState()
+        batches = length_batches(lengths, self.batch_size)
+        rounds = -(-len(batches) // state.num_processes)  # all processes step together; some repeat the first batch
+        turns = range(state.process_index, rounds * state.num_processes, state.num_processes)
+        mine = [batches[turn] if turn < len(batches) else batches[0] for turn in turns]
+        own = sum(turn < len(batches) for turn in turns)
+        loader = DataLoader(rows, batch_sampler=mine, collate_fn=self.collate, num_workers=self.workers)
+        training = model.training
+        model.eval()
+        decoded = []
+        with torch.inference_mode():
+            for number, batch in enumerate(loader):
+                part = self.problem.decode(forward(model, batch, self.channels_last), _on_cpu_targets(batch), labels)
+                if number < own:
+                    decoded.append(part)
+        model.train(training)
+        share = [(np.asarray([row for batch in mine[:own] for row in batch], dtype=np.int64), concatenate(decoded))]
+        shares = [share for share in gather_object(share) if len(share[0])]
+        order = np.argsort(np.concatenate([positions for positions, _ in shares]))
+        return {name: values[order] for name, values in concatenate([part for _, part in shares]).items()}
+
+    def measure(self, rows: Rows, targets: NDArray, labels: Labels) -> dict[str, float]:
+        """`loss` (mean of the rows' own losses) and every metric."""
+        outcome = self.problem.outcome(rows, targets, labels)
+        values = {"loss": float(rows["losses"].mean())} if "losses" in rows else {}
+        return values | {metric.name: float(metric.compute(outcome)) for metric in self.metrics}
+
+
+def forward(model: Any, batch: dict[str, Any], channels_last: bool) -> Any:
+    """The model's outputs for a collated batch; targets stay out, the loss is ours."""
+    device = next(model.parameters()).device
+    inputs = {}
+    for name, value in batch.items():
+        if name not in ("labels", "weight"):
+            value = value.to(device, non_blocking=True)
+            if channels_last and value.ndim == 4:
+                value = value.contiguous(memory_format=torch.channels_last)
+            inputs[name] = value
+    return _LogitsOnCpu(model(**inputs))
+
+
+class _LogitsOnCpu(dict[str, torch.Tensor]):
+    """Outputs reduced to their logits, on the CPU: nothing else is kept of a batch."""
+
+    def __init__(self, outputs: Any):
+        logits = outputs["logits"] if isinstance(outputs, dict) else outputs[0]
+        super().__init__(logits=logits.float().cpu() if logits.dtype != torch.float64 else logits.cpu())
+
+
+def _on_cpu_targets(batch: dict[str, Any]) -> dict[str, Any]:
+    return {name: batch[name] for name in ("labels", "weight") if name in batch}
+
+
+def length_batches(lengths: NDArray, batch_size: int) -> list[list[int]]:
+    """Positions of all rows, longest first, in batches: little padding, and memory runs out at once or never."""
+    order = np.argsort(-lengths, kind="stable")
+    return [order[start : start + batch_size].tolist() for start in range(0, len(order), batch_size)]

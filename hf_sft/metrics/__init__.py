@@ -1,0 +1,57 @@
+"""The metrics by name, and those that are computed where a recipe names none."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from hf_sft.metrics.classification import (
+    accuracy,
+    auroc,
+    average_precision,
+    expected_calibration_error,
+    f1,
+    log_loss,
+    matthews,
+    precision,
+    recall,
+)
+from hf_sft.metrics.metric import Metric
+from hf_sft.metrics.regression import mae, mse, pearson, r2, spearman
+from hf_sft.recipe import ProblemName
+
+SINGLE: tuple[ProblemName, ...] = ("single_label",)
+BOTH: tuple[ProblemName, ...] = ("single_label", "multi_label")
+NUMBER: tuple[ProblemName, ...] = ("regression",)
+
+METRICS: dict[str, Metric] = {
+    "accuracy": Metric(name="accuracy", compute=accuracy, problems=BOTH),
+    "macro_f1": Metric(name="macro_f1", compute=partial(f1, average="macro"), problems=BOTH),
+    "micro_f1": Metric(name="micro_f1", compute=partial(f1, average="micro"), problems=BOTH),
+    "weighted_f1": Metric(name="weighted_f1", compute=partial(f1, average="weighted"), problems=BOTH),
+    "macro_precision": Metric(name="macro_precision", compute=partial(precision, average="macro"), problems=BOTH),
+    "macro_recall": Metric(name="macro_recall", compute=partial(recall, average="macro"), problems=BOTH),
+    "micro_precision": Metric(name="micro_precision", compute=partial(precision, average="micro"), problems=BOTH),
+    "micro_recall": Metric(name="micro_recall", compute=partial(recall, average="micro"), problems=BOTH),
+    "weighted_precision": Metric(
+        name="weighted_precision", compute=partial(precision, average="weighted"), problems=BOTH
+    ),
+    "weighted_recall": Metric(name="weighted_recall", compute=partial(recall, average="weighted"), problems=BOTH),
+    "matthews": Metric(name="matthews", compute=matthews, problems=SINGLE, unit_interval=False),
+    "auroc": Metric(name="auroc", compute=auroc, problems=BOTH),
+    "average_precision": Metric(name="average_precision", compute=average_precision, problems=BOTH),
+    "log_loss": Metric(name="log_loss", compute=log_loss, problems=BOTH, greater_is_better=False, unit_interval=False),
+    "expected_calibration_error": Metric(
+        name="expected_calibration_error", compute=expected_calibration_error, problems=BOTH, greater_is_better=False
+    ),
+    "mse": Metric(name="mse", compute=mse, problems=NUMBER, greater_is_better=False, unit_interval=False),
+    "mae": Metric(name="mae", compute=mae, problems=NUMBER, greater_is_better=False, unit_interval=False),
+    "pearson": Metric(name="pearson", compute=pearson, problems=NUMBER, unit_interval=False),
+    "spearman": Metric(name="spearman", compute=spearman, problems=NUMBER, unit_interval=False),
+    "r2": Metric(name="r2", compute=r2, problems=NUMBER, unit_interval=False),
+}
+
+DEFAULTS: dict[ProblemName, tuple[str, ...]] = {
+    "single_label": ("accuracy", "macro_f1"),
+    "multi_label": ("macro_f1", "micro_f1", "average_precision"),
+    "regression": ("pearson", "spearman", "mse"),
+}

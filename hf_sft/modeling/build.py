@@ -1,0 +1,208 @@
+"""A pretrained model with a new head: what is loaded, what is new, and that nothing else is."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+
+from hf_sft.data.labels import Labels
+from hf_sft.errors import Finding, ModelError, nearest
+from hf_sft.modeling import timm_models
+from hf_sft.modeling.anatomy import head_parameters, may_be_new, output_layer
+from hf_sft.modeling.source import ModelSource, find_model
+from hf_sft.recipe import Recipe
+from hf_sft.tasks.task import Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class Built:
+    """A model ready for training. labels may be in the order of the base model; report says what was done.
+
+    new: names of the parameters that start untrained.
+    """
+
+    model: Any
+    processor: Any
+    labels: Labels
+    report: str
+    new: frozenset[str]
+
+
+def build_model(recipe: Recipe, task: Task, labels: Labels, *, trust_remote_code: bool = False) -> Built:
+    """Load the recipe's model and its processor for these labels; weights are float32 whatever the checkpoint holds.
+
+    Raises ModelError when weights other than the head's are missing or of another shape.
+    """
+    source = find_model(recipe)
+    if source.architecture is not None:
+        config = timm_models.make_config(source.architecture)
+        known = timm_models.known_labels(source)
+    else:
+        config = _load_config(source, recipe, trust_remote_code)
+        known = _label_names(config) if not source.random else None
+    kept = _decide_head(recipe, labels, known)
+    if kept is not None:
+        labels = labels.reordered(kept)
+    processor = task.load_processor(source.name, recipe, config, trust_remote_code)
+    _set_labels(config, labels, task)
+    _override(config, recipe.model.config)
+    with _quiet():
+        if source.random:
+            model = _auto(task).from_config(config, trust_remote_code=trust_remote_code).to(torch.float32)
+            new, report = frozenset(n for n, _ in model.named_parameters()), "random weights: nothing is loaded"
+        elif source.architecture is not None:
+            model, new, report = timm_models.load(source, config)
+        else:
+            model, new, report = _load(source, recipe, task, config, keep=kept is not None, trust=trust_remote_code)
+    task.fit_model(model, processor)
+    return Built(model=model, processor=processor, labels=labels, report=report, new=new)
+
+
+def _auto(task: Task) -> Any:
+    return getattr(transformers, task.auto_model)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' bars and load report: what was loaded is said once, in our words."""
+    level, bars = transformers.logging.get_verbosity(), transformers.logging.is_progress_bar_enabled()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    timm_level = logging.getLogger("timm").level
+    logging.getLogger("timm").setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(level)
+        logging.getLogger("timm").setLevel(timm_level)
+        if bars:
+            transformers.logging.enable_progress_bar()
+
+
+def _load_config(source: ModelSource, recipe: Recipe, trust_remote_code: bool) -> Any:
+    try:
+        return transformers.AutoConfig.from_pretrained(
+            source.name, revision=recipe.model.revision, trust_remote_code=trust_remote_code
+        )
+    except (OSError, ValueError) as error:
+        found = (str(error).splitlines() or [type(error).__name__])[0]
+        fix = "check the id and the connection, or name a local folder or package:<python package>/<folder>"
+        place = "model.name"
+        raise ModelError(Finding(place=place, expected=f"a model at {source.name}", found=found, fix=fix)) from error
+
+
+def _label_names(config: Any) -> list[str] | None:
+    """The label names a checkpoint was trained with; None when it has no classifier or only placeholder names."""
+    classifier = any("Classification" in name for name in config.architectures or []) or (
+        config.model_type == "timm_wrapper"
+    )
+    names = [name for _, name in sorted((int(index), str(name)) for index, name in config.id2label.items())]
+    placeholders = all(name == f"LABEL_{index}" for index, name in enumerate(names))
+    return None if placeholders or not classifier else names
+
+
+def _decide_head(recipe: Recipe, labels: Labels, known: list[str] | None) -> list[str] | None:
+    """The label order of the checkpoint when its head is kept, else None."""
+    same = known is not None and set(known) == set(labels.names) and len(known) == len(labels.names)
+    if recipe.model.head == "keep" and not same:
+        found = "no named labels" if known is None else ", ".join(known[:10])
+        expected = "a checkpoint whose labels are " + ", ".join(labels.names[:10])
+        fix = "set model.head: auto, or rename labels with dataset.label_map"
+        raise ModelError(Finding(place="model.head", expected=expected, found=found, fix=fix))
+    return known if same and recipe.model.head != "new" else None
+
+
+def _set_labels(config: Any, labels: Labels, task: Task) -> None:
+    config.id2label = dict(enumerate(labels.names))
+    config.label2id = labels.index_of
+    config.num_labels = len(labels.names)
+    config.problem_type = task.problems[labels.problem].problem_type
+    if config.model_type == "timm_wrapper":
+        config.label_names = list(labels.names)  # the wrapper saves these and reads no id2label
+
+
+def _override(config: Any, overrides: dict[str, Any]) -> None:
+    known = config.to_dict()
+    findings = [
+        Finding(
+            place=f"model.config.{key}",
+            expected=f"a setting of {type(config).__name__}",
+            found=key,
+            fix=nearest(key, known),
+        )
+        for key in overrides
+        if key not in known
+    ]
+    if findings:
+        raise ModelError(findings)
+    for key, value in overrides.items():
+        setattr(config, key, value)
+
+
+def _load(
+    source: ModelSource, recipe: Recipe, task: Task, config: Any, *, keep: bool, trust: bool
+) -> tuple[Any, frozenset[str], str]:
+    try:
+        model, info = _auto(task).from_pretrained(
+            source.name,
+            revision=recipe.model.revision,
+            config=config,
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            use_safetensors=True,
+            trust_remote_code=trust,
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        found = (str(error).splitlines() or [type(error).__name__])[0]
+        expected = f"a {task.name} model with safetensors weights at {source.name}"
+        raise ModelError(Finding(place="model.name", expected=expected, found=found)) from error
+    before = {name: tuple(shape) for name, shape, _ in info["mismatched_keys"]}
+    new = set(info["missing_keys"]) | set(before)
+    _check_only_head_is_new(model, new, source)
+    name, layer = output_layer(model, config.num_labels)
+    inside = {f"{name}.{part}" for part, _ in layer.named_parameters()}
+    if not keep and not inside <= new:
+        initialise(model, layer)
+        new |= inside
+    loaded = len(model.state_dict()) - len(new)
+    return model, frozenset(new), _report(name, layer, before, new, inside, loaded)
+
+
+def _check_only_head_is_new(model: nn.Module, new: set[str], source: ModelSource) -> None:
+    wrong = sorted(name for name in new if not may_be_new(name, model))
+    if wrong:
+        found = f"{len(wrong)} missing or of another shape: {', '.join(wrong[:4])}"
+        head = ", ".join(head_parameters(model)[:4])
+        fix = f"is {source.name} of this architecture, and model.config as it was pretrained?"
+        expected = f"a checkpoint that lacks at most the head ({head})"
+        raise ModelError(Finding(place="model.name", expected=expected, found=found, fix=fix))
+
+
+def initialise(model: Any, layer: nn.Module) -> None:
+    """Draw a layer's weights anew, as its model does for a new head."""
+    for parameter in layer.parameters():
+        setattr(parameter, "_is_hf_initialized", False)  # noqa: B010  # transformers leaves alone what it believes loaded
+    model._init_weights(layer)
+
+
+def _report(
+    name: str, layer: nn.Module, before: dict[str, tuple[int, ...]], new: set[str], inside: set[str], loaded: int
+) -> str:
+    outputs = layer.weight.shape[0]  # type: ignore[index]
+    if not inside & new:
+        head = f"{name}: kept, {outputs} outputs"
+    elif f"{name}.weight" in before:
+        head = f"{name} {before[f'{name}.weight'][0]} -> {outputs} re-initialised"
+    else:
+        head = f"{name}: new, {outputs} outputs"
+    others = sorted(new - inside)
+    also = f"; also new: {', '.join(others)}" if others else ""
+    return f"{head}, {loaded} tensors loaded{also}"

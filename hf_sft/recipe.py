@@ -1,0 +1,262 @@
+"""The recipe: what a run is asked to do. Plain data, frozen, checked on its own; no torch in sight."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr
+from pydantic_core import PydanticCustomError
+
+from hf_sft import training_keys
+from hf_sft.errors import nearest
+
+TaskName = Literal["text-classification", "image-classification"]
+ProblemName = Literal["single_label", "multi_label", "regression"]
+StrategyName = Literal["full", "head"]
+SPLIT_ROLES = ("train", "validation", "test")
+METRIC_NAMES = (
+    "accuracy", "macro_f1", "micro_f1", "weighted_f1", "macro_precision", "macro_recall",
+    "micro_precision", "micro_recall", "weighted_precision", "weighted_recall", "matthews",
+    "auroc", "average_precision", "log_loss", "expected_calibration_error",
+    "mse", "mae", "pearson", "spearman", "r2",
+)  # fmt: skip
+ROLES: dict[str, tuple[str, ...]] = {  # per task: the roles that dataset.columns may name
+    "text-classification": ("text", "text_pair", "label"),
+    "image-classification": ("image", "label"),
+}
+PROCESSOR_KEYS: dict[str, tuple[str, ...]] = {
+    "text-classification": ("max_length",),
+    "image-classification": ("size", "image_mean", "image_std", "do_normalize"),
+}
+
+
+def _fault(expected: str, found: Any, fix: str = "") -> PydanticCustomError:
+    """A validation error that carries the parts of an errors.Finding."""
+    return PydanticCustomError("recipe", "{expected}", {"expected": expected, "found": str(found), "fix": fix})
+
+
+def _known_metric(name: str) -> str:
+    prefix, _, rest = name.partition(":")
+    if name in METRIC_NAMES or (prefix in ("evaluate", "function") and rest):
+        return name
+    raise _fault(
+        "a metric, evaluate:<id or local folder>, or function:<name given to fine_tune>",
+        name,
+        nearest(name, METRIC_NAMES),
+    )
+
+
+def _split_role(name: str) -> str:
+    if name not in SPLIT_ROLES:
+        raise _fault("train, validation or test", name, nearest(name, SPLIT_ROLES))
+    return name
+
+
+Metric = Annotated[str, AfterValidator(_known_metric)]
+SplitRole = Annotated[str, AfterValidator(_split_role)]
+
+
+class Section(BaseModel):
+    """Base of all sections: unknown keys are errors, numbers written as text too, nothing changes after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Model(Section):
+    """Which pretrained model, and what becomes of its head."""
+
+    name: str = Field(description="Hub id | local folder | package:<python package>/<folder inside it> | timm/<name>")
+    revision: str | None = Field(None, description="branch, tag or commit of a Hub model")
+    weights: str | None = Field(
+        None,
+        description="a local checkpoint file for a timm architecture (or package:...) | random: train from scratch",
+    )
+    config: dict[str, Any] = Field({}, description="overrides of the model's configuration")
+    head: Literal["auto", "new", "keep"] = Field(
+        "auto", description="auto: an existing classifier is kept only when its label names are the task's"
+    )
+    base_model: str | None = Field(
+        None, description="Hub id of the pretrained model, for the card, where name is a path"
+    )
+
+
+class DataSet(Section):
+    """Where the rows come from, which columns play which role, how they are split."""
+
+    path: str = Field(description="Hub id | csv, json, parquet, imagefolder | local file or folder | bundled:<name>")
+    name: str | None = Field(None, description="the data set's configuration")
+    data_files: str | list[str] | dict[str, str | list[str]] | None = Field(
+        None, description="files per split, relative to the recipe's folder"
+    )
+    options: dict[str, Any] = Field({}, description="handed to the reader: {sep: ';', encoding: latin-1}")
+    columns: dict[str, str | list[str]] = Field({}, description="role: column, or a list of columns")
+    splits: dict[SplitRole, str | None] = Field(
+        {}, description="role: split of the source, slices allowed; null: not used; absent: found by name"
+    )
+    validation_fraction: float = Field(0.1, gt=0, lt=1, description="cut from train where no validation split is found")
+    group_column: str | None = Field(None, description="rows of one group stay on one side of a cut")
+    labels: list[str] | None = Field(None, description="label names, in order, where the data carries bare integers")
+    label_map: dict[str | int | bool | float, str | int | None] | None = Field(
+        None, description="rename, merge or (null) drop labels"
+    )
+    problem: ProblemName | None = Field(None, description="absent: decided once from the whole training column")
+    max_samples: dict[SplitRole, Annotated[int, Field(gt=0)]] = Field({}, description="a seeded sample per split")
+    streaming: bool = Field(False, description="rows are read as they are needed; needs splits, labels and max_steps")
+
+
+class Processor(Section):
+    """How inputs become tensors; saved with the model."""
+
+    max_length: int | None = Field(None, gt=1, description="tokens per text; absent: 128 or what the model allows")
+    size: int | None = Field(None, gt=7, description="pixels, height and width")
+    image_mean: list[float] | None = Field(None, min_length=1, max_length=3)
+    image_std: list[float] | None = Field(None, min_length=1, max_length=3)
+    do_normalize: bool | None = None
+
+
+class Tuning(Section):
+    """Which weights learn."""
+
+    strategy: StrategyName = Field("full", description="full: everything trains; head: only the new head")
+
+
+class Objective(Section):
+    """What is minimised."""
+
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="Szegedy et al. 2016; classification with one label")
+
+
+class EarlyStopping(Section):
+    """Stop when the first metric has not improved on validation for `patience` evaluations."""
+
+    patience: int = Field(3, gt=0)
+    threshold: float = Field(0.0, ge=0, description="the least improvement that counts")
+
+
+class Run(Section):
+    """About the machine."""
+
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    workers: Literal["auto"] | Annotated[int, Field(ge=0)] = Field("auto", description="data-loading processes")
+
+
+class Recipe(Section):
+    """A fine-tuning job. Read one with `Recipe.load("recipe.yaml")` or `Recipe.from_dict({...})`."""
+
+    task: TaskName
+    model: Model
+    dataset: DataSet
+    processor: Processor = Processor()
+    tuning: Tuning = Tuning()
+    objective: Objective = Objective()
+    training: dict[str, Any] = Field({}, description="the fields of transformers.TrainingArguments, nothing renamed")
+    metrics: list[Metric] = Field(
+        [], description="the first chooses the best checkpoint; absent: chosen by the problem"
+    )
+    early_stopping: EarlyStopping | None = None
+    run: Run = Run()
+    resume: Literal["auto", "never"] = "auto"
+    seed: int = Field(42, ge=0, lt=2**31)
+    output_dir: str = Field("runs/run", min_length=1)
+
+    _folder: Path = PrivateAttr(default_factory=Path.cwd)
+    _notices: tuple[str, ...] = PrivateAttr(default=())
+
+    @property
+    def folder(self) -> Path:
+        """The folder that relative paths of data, model and weights start from."""
+        return self._folder
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What was understood in another form than it was written (names of earlier versions)."""
+        return self._notices
+
+    def locate(self, name: str) -> str:
+        """`name` as an absolute path where that exists beside the recipe (or is plainly a path), else unchanged."""
+        if ":" in name.partition("/")[0]:  # package:..., bundled:..., a URL
+            return name
+        path = Path(os.path.expandvars(name)).expanduser()
+        inside = path if path.is_absolute() else self._folder / path
+        plainly_path = name.startswith((".", "~", "/", "$"))
+        return str(inside.resolve()) if plainly_path or inside.exists() else name
+
+    @classmethod
+    def load(cls, path: str | Path, overrides: tuple[str, ...] | list[str] = ()) -> Recipe:
+        """Read a YAML recipe (or `bundled:<name>`), with `key.sub=value` overrides.
+
+        Raises RecipeError with every mistake at once, each with file:line:column.
+        """
+        from hf_sft import recipe_file
+
+        return recipe_file.load(path, overrides)
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any], folder: str | Path | None = None) -> Recipe:
+        """A recipe from plain Python values; relative paths start from `folder` (default: working directory)."""
+        from hf_sft import recipe_file
+
+        return recipe_file.build(content, folder=Path(folder or Path.cwd()))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every key with its value, as plain data."""
+        return self.model_dump(mode="json")
+
+    def to_yaml(self, *, absolute_paths: bool = False) -> str:
+        """The recipe as YAML that `load` reads back; with absolute paths it can be run from any folder."""
+        import yaml
+
+        content = self.to_dict()
+        content["dataset"]["label_map"] = self.dataset.label_map  # JSON would turn integer keys into text
+        if absolute_paths:
+            content["model"]["name"] = self.locate(self.model.name)
+            content["model"]["weights"] = self.model.weights and self.locate(self.model.weights)
+            content["dataset"]["path"] = self.locate(self.dataset.path)
+            content["dataset"]["data_files"] = self.located_data_files()
+        return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120)
+
+    def located_data_files(self) -> Any:
+        """dataset.data_files with every path made absolute where it exists beside the recipe."""
+
+        def locate(value: Any) -> Any:
+            if isinstance(value, dict):
+                return {key: locate(item) for key, item in value.items()}
+            if isinstance(value, list):
+                return [locate(item) for item in value]
+            return value and str(self.locate_file(value))
+
+        return locate(self.dataset.data_files)
+
+    def locate_file(self, name: str) -> str:
+        """A data file: relative to the recipe's folder unless it is absolute or a URL."""
+        path = Path(os.path.expandvars(name)).expanduser()
+        return name if "://" in name or path.is_absolute() else str(self._folder.resolve() / path)
+
+
+def problems_across_sections(content: dict[str, Any]) -> list[tuple[tuple[str, ...], dict[str, str]]]:
+    """(path, parts of a Finding) for what one section alone cannot know: keys that the task or transformers decides.
+
+    `content` may be wrong elsewhere; what cannot be judged is left to the schema.
+    """
+    found: list[tuple[tuple[str, ...], dict[str, str]]] = []
+    training = content.get("training")
+    for key, value in training.items() if isinstance(training, dict) else ():
+        if problem := training_keys.problem_with(str(key), value):
+            found.append((("training", str(key)), problem))
+    task = content.get("task")
+    if not isinstance(task, str) or task not in ROLES:
+        return found
+    for section, valid in ((("dataset", "columns"), ROLES[task]), (("processor",), PROCESSOR_KEYS[task])):
+        given: Any = content
+        for part in section:
+            given = given.get(part) if isinstance(given, dict) else None
+        for key, value in given.items() if isinstance(given, dict) else ():
+            known = section == ("dataset", "columns") or key in Processor.model_fields
+            if known and key not in valid and value is not None:
+                place = (*section, str(key))
+                found.append(
+                    (place, {"expected": f"a key that {task} has", "found": str(key), "fix": nearest(str(key), valid)})
+                )
+    return found

@@ -1,0 +1,198 @@
+"""After training: final predictions, the saved model verified by reloading it, the record and its pictures."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import transformers
+from accelerate import PartialState
+
+from hf_sft import environment
+from hf_sft.card import model_card
+from hf_sft.curves import save_curves
+from hf_sft.data.labels import Labels
+from hf_sft.errors import Finding, ModelError
+from hf_sft.metrics.classification import per_class
+from hf_sft.metrics.intervals import bootstrap_intervals
+from hf_sft.record import RunDirectory, RunRecord, write_text
+from hf_sft.summary import gap_note
+from hf_sft.tasks.load import fingerprint
+from hf_sft.tasks.task import Rows
+from hf_sft.training.fit import Trained, remove_checkpoints
+from hf_sft.training.history import epoch_entries, step_entries
+
+if TYPE_CHECKING:
+    from hf_sft.job import Job
+
+
+@dataclass(frozen=True, kw_only=True)
+class Results:
+    """Per split: the predictions in the order of the data. labels: with thresholds, where they were chosen."""
+
+    labels: Labels
+    rows: Mapping[str, Rows]
+    seconds: float
+
+
+def evaluate(job: Job, directory: RunDirectory) -> Results:
+    """Predict every split but train with the final weights; thresholds come from validation alone."""
+    started = time.perf_counter()
+    labels, rows = job.labels, {}
+    for role in ("validation", "test"):
+        if role not in job.inputs:
+            continue
+        inputs = job.inputs[role]
+        rows[role] = job.evaluator.predict(job.built.model, inputs.rows, inputs.lengths, labels)
+        if role == "validation" and job.problem.calibrate is not None and inputs.targets is not None:
+            labels = job.problem.calibrate(rows[role]["scores"], inputs.targets, labels)
+    for role, part in rows.items():
+        inputs = job.inputs[role]
+        targets = inputs.targets if inputs.targets is not None else np.zeros(len(inputs.row_ids), int)
+        if inputs.targets is not None or job.problem.calibrate is None:
+            part["predictions"] = job.problem.outcome(part, targets, labels).predictions
+        if inputs.targets is not None:
+            part["references"] = inputs.targets
+    if PartialState().is_main_process:
+        for role, part in rows.items():
+            _write_predictions(job, directory, role, part, labels)
+    return Results(labels=labels, rows=rows, seconds=time.perf_counter() - started)
+
+
+def _write_predictions(job: Job, directory: RunDirectory, role: str, rows: Rows, labels: Labels) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    columns = {"row_id": job.inputs[role].row_ids, **job.task.write(rows, labels)}
+    path = directory.predictions(role)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pyarrow.parquet.write_table(pyarrow.table(columns), path)
+
+
+def save_model(job: Job, directory: RunDirectory, results: Results) -> None:
+    """Write model/ beside, reload it and compare, then put it in its place.
+
+    Raises ModelError when the reloaded model has other labels or gives other outputs.
+    """
+    state = PartialState()
+    if state.is_main_process:
+        model, partial = job.built.model, directory.path / "model.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        model.config.hf_sft_thresholds = list(results.labels.thresholds) if results.labels.thresholds else None
+        tensors = {name: value.contiguous() for name, value in model.state_dict().items()}
+        model.save_pretrained(partial, state_dict=tensors)
+        if job.recipe.model.name and not _is_timm(model):
+            job.built.processor.save_pretrained(partial)
+        write_text(partial / "recipe.yaml", job.recipe.to_yaml())
+        _verify(job, str(partial))
+        shutil.rmtree(directory.model, ignore_errors=True)
+        os.replace(partial, directory.model)
+    state.wait_for_everyone()
+
+
+def _is_timm(model: Any) -> bool:
+    return model.config.model_type == "timm_wrapper"  # its processor lives in the model's config
+
+
+def _verify(job: Job, folder: str) -> None:
+    """The saved folder, read as any user reads it, has the labels and (to 1e-4) the outputs of the model in memory."""
+    reloaded = getattr(transformers, job.task.auto_model).from_pretrained(folder)
+    names = tuple(name for _, name in sorted(reloaded.config.id2label.items()))
+    inputs = next(iter(job.inputs.values()))
+    rows = inputs.rows.__getitems__(range(min(4, len(inputs.rows))))
+    batch = job.collate(rows)
+    reloaded.to(next(job.built.model.parameters()).device)
+    here, there = (
+        job.problem.decode(_outputs(model, batch, job.evaluator.channels_last), batch, job.labels)["scores"]
+        for model in (job.built.model, reloaded)
+    )
+    difference = float(np.abs(here - there).max())
+    tolerance = 1e-4 if job.environment.precision == "fp32" else 5e-2
+    if names != job.labels.names or difference > tolerance * max(1.0, float(np.abs(here).max())):
+        found = f"labels {names[:5]}, outputs {difference:.1e} apart"
+        expected = "the saved model to be the trained one when reloaded"
+        raise ModelError(Finding(place=folder, expected=expected, found=found, fix="please report this as a bug"))
+
+
+def _outputs(model: Any, batch: dict[str, Any], channels_last: bool) -> Any:
+    import torch
+
+    from hf_sft.evaluation import forward
+
+    model.eval()
+    with torch.inference_mode():
+        return forward(model, batch, channels_last)
+
+
+def write_record(job: Job, directory: RunDirectory, trained: Trained, results: Results, *, started: float) -> RunRecord:
+    """Metrics with intervals and baselines, the card, the curves, record.json; then checkpoints go."""
+    metrics, intervals, baselines, classes = {}, {}, {}, {}
+    for role, rows in results.rows.items():
+        targets = job.inputs[role].targets
+        if targets is None:
+            continue
+        metrics[role] = job.evaluator.measure(rows, targets, results.labels)
+        outcome = job.problem.outcome(rows, targets, results.labels)
+        intervals[role] = bootstrap_intervals(job.metrics, outcome, seed=job.recipe.seed)
+        train_targets = job.inputs["train"].targets
+        assert train_targets is not None
+        majority = job.problem.baseline(train_targets, len(targets), job.labels)
+        baselines[role] = {"majority": job.evaluator.measure(majority, targets, job.labels)}
+        if job.labels.problem != "regression":
+            classes[role] = per_class(outcome, job.labels.names)
+    history = {
+        "steps": step_entries(trained.log),
+        "epochs": epoch_entries(trained.log, evaluated="validation" in metrics),
+    }
+    gap = gap_note(history)
+    record = RunRecord(
+        recipe=job.recipe.to_dict(),
+        labels={
+            "problem": job.labels.problem,
+            "names": list(job.labels.names),
+            "thresholds": list(results.labels.thresholds) if results.labels.thresholds else None,
+        },
+        metrics=metrics,
+        intervals=intervals,
+        baselines=baselines,
+        per_class=classes,
+        parameters=job.parameters,
+        timings={
+            "load": job.load_seconds,
+            "train": trained.seconds,
+            "evaluate": results.seconds,
+            "total": time.perf_counter() - started,
+            "train_rows_per_second": trained.rows / trained.seconds if trained.seconds else 0.0,
+        },
+        data=_describe_data(job),
+        versions=environment.versions(),
+        environment=job.environment.as_dict(),
+        seed=job.recipe.seed,
+        history=history,
+        notes=[*job.notes, *([gap] if gap else [])],
+        output_dir=str(directory.path),
+    )
+    if PartialState().is_main_process:
+        save_curves(record, directory.report / "curves.png")
+        write_text(directory.model / "README.md", model_card(record))
+        record.save()
+        remove_checkpoints(directory)
+    PartialState().wait_for_everyone()
+    return record
+
+
+def _describe_data(job: Job) -> dict[str, Any]:
+    described: dict[str, Any] = {
+        role: {
+            "rows": len(part.split),
+            "fingerprint": fingerprint(part, job.recipe, job.task),
+            "source": f"{job.data.origin}: {part.split.source}",
+        }
+        for role, part in job.data.splits.items()
+    }
+    return described | {"notes": list(job.data.notes)}

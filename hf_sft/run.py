@@ -1,0 +1,72 @@
+"""Fine-tune by a recipe: the whole job on one page. `python -m hf_sft.run RECIPE [key=value ...]`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hf_sft.console import say
+from hf_sft.recipe import Recipe
+from hf_sft.record import RunRecord
+
+
+def fine_tune(
+    recipe: Recipe | str | Path | Mapping[str, Any],
+    *,
+    data: Mapping[str, Any] | None = None,
+    metrics: Mapping[str, Callable[..., Any]] | None = None,
+    callbacks: Sequence[Any] = (),
+    overwrite: bool = False,
+    trust_remote_code: bool = False,
+) -> RunRecord:
+    """Train, evaluate, save and document a model as the recipe says; what it leaves is in `recipe.output_dir`.
+
+    recipe: a Recipe, the path of one, bundled:<name>, or its content as a dict.
+    data: what a notebook has in memory instead of dataset.path: split -> datasets.Dataset or pandas.DataFrame.
+    metrics: name -> f(predictions, references[, scores]) -> number, beside (or named function:<name> in) the recipe's.
+    callbacks: transformers.TrainerCallback instances.
+    overwrite: delete an earlier run in that folder first.
+    The same call again goes on where it stopped, or returns the record of the finished run.
+
+    Raises HfSftError (RecipeError, DataError, ModelError, EnvironmentProblem) for whatever the user can mend.
+    """
+    recipe = as_recipe(recipe)
+    started = time.perf_counter()
+    from hf_sft import environment, job, results, run_directory
+    from hf_sft.training import fit
+
+    machine = environment.prepare_environment(recipe)
+    asked = run_directory.describe_asked(recipe, data)
+    finished = run_directory.finished_run(recipe, asked, overwrite=overwrite)
+    if finished is not None:
+        say(f"this run is finished already; --overwrite repeats it\n\n{finished}")
+        return finished
+    work = job.prepare(recipe, machine, data=data, functions=metrics or {}, trust_remote_code=trust_remote_code)
+    directory = run_directory.open_run(work.recipe, asked, overwrite=overwrite)
+    trained = fit.train(work, directory, callbacks)
+    found = results.evaluate(work, directory)
+    results.save_model(work, directory, found)
+    record = results.write_record(work, directory, trained, found, started=started)
+    say(f"\n{record}")
+    return record
+
+
+def as_recipe(recipe: Recipe | str | Path | Mapping[str, Any]) -> Recipe:
+    """The recipe itself, read from its path, or made from a dict."""
+    if isinstance(recipe, Recipe):
+        return recipe
+    return Recipe.from_dict(dict(recipe)) if isinstance(recipe, Mapping) else Recipe.load(recipe)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command `python -m hf_sft.run`; returns its exit code."""
+    from hf_sft.cli import run_command
+
+    return run_command(list(sys.argv[1:] if arguments is None else arguments))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

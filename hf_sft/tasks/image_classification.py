@@ -1,0 +1,117 @@
+"""Image classification: one image -> one label, several labels, or a number."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Image, Value
+from transformers import AutoImageProcessor
+from transformers.image_utils import load_image
+
+from hf_sft.data.columns import columns_of
+from hf_sft.data.splits import Split
+from hf_sft.errors import DataError, Finding
+from hf_sft.recipe import Processor, Recipe
+from hf_sft.tasks.classification import PROBLEMS, collate_targets, write_rows
+from hf_sft.tasks.task import Batch, Task
+
+
+def _load_image_processor(source: str, recipe: Recipe, config: Any, trust_remote_code: bool) -> Any:
+    """The model's own processor with the recipe's size, mean and std; timm keeps these in the model's config."""
+    asked = recipe.processor
+    if config.model_type == "timm_wrapper":
+        from transformers import TimmWrapperImageProcessor
+
+        config.pretrained_cfg = {**config.pretrained_cfg, **_as_timm(asked)}
+        return TimmWrapperImageProcessor(config.pretrained_cfg, architecture=config.architecture)
+    processor = AutoImageProcessor.from_pretrained(
+        source, revision=recipe.model.revision, trust_remote_code=trust_remote_code
+    )
+    for name in ("image_mean", "image_std", "do_normalize"):
+        value = getattr(asked, name)
+        if value is not None:
+            setattr(processor, name, value)
+    if asked.size is not None:
+        square = {"height": asked.size, "width": asked.size}
+        processor.size = {"shortest_edge": asked.size} if "shortest_edge" in processor.size else square
+        if getattr(processor, "crop_size", None):
+            processor.crop_size = square
+    return processor
+
+
+def _as_timm(asked: Processor) -> dict[str, Any]:
+    settings: dict[str, Any] = {}
+    if asked.size is not None:
+        settings["input_size"] = (3, asked.size, asked.size)
+    if asked.do_normalize is False:
+        settings |= {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+    if asked.image_mean is not None:
+        settings["mean"] = tuple(asked.image_mean)
+    if asked.image_std is not None:
+        settings["std"] = tuple(asked.image_std)
+    return settings
+
+
+def _keep_config(model: Any, processor: Any) -> None:
+    """Nothing: an image processor adds nothing to a model's config."""
+
+
+def _prepare(split: Split, recipe: Recipe) -> Split:
+    """Rows whose image column decodes: a column of paths becomes images, relative to the data's folder."""
+    (column,) = columns_of(recipe.dataset, "image")
+    feature = split.rows.features[column]
+    if isinstance(feature, Image):
+        return split
+    if not (isinstance(feature, Value) and feature.dtype in ("string", "large_string")):
+        found = f"column {column!r} of type {getattr(feature, 'dtype', None) or type(feature).__name__}"
+        fix = "name the column that holds images or their paths"
+        raise DataError(Finding(place="dataset.columns.image", expected="images", found=found, fix=fix))
+    path = Path(recipe.locate(recipe.dataset.path))
+    folder = path if path.is_dir() else path.parent if path.is_file() else recipe.folder
+    rows = split.rows.map(partial(_absolute_paths, column, folder), batched=True).cast_column(column, Image())
+    return replace(split, rows=rows)
+
+
+def _absolute_paths(column: str, folder: Path, batch: Mapping[str, Any]) -> dict[str, Any]:
+    return {column: [path and str(folder / path) for path in batch[column]]}
+
+
+def _configure_transform(processor: Any, recipe: Recipe) -> Callable[[Batch], dict[str, Any]]:
+    (column,) = columns_of(recipe.dataset, "image")
+    return partial(read_images, processor, column)
+
+
+def read_images(processor: Any, column: str, batch: Batch) -> dict[str, Any]:
+    """pixel_values float32 [3, H, W] per row; `load_image` turns and converts to RGB exactly as pipeline() does."""
+    images = [load_image(image) for image in batch[column]]
+    return {"pixel_values": processor(images, return_tensors="pt")["pixel_values"]}
+
+
+def _configure_collate(processor: Any, recipe: Recipe) -> Callable[[Sequence[Batch]], dict[str, Any]]:
+    return _collate
+
+
+def _collate(features: Sequence[Batch]) -> dict[str, Any]:
+    return {"pixel_values": torch.stack([feature["pixel_values"] for feature in features])} | collate_targets(features)
+
+
+IMAGE_CLASSIFICATION = Task(
+    name="image-classification",
+    columns={"image": True, "label": True},
+    problems=PROBLEMS,
+    auto_model="AutoModelForImageClassification",
+    load_processor=_load_image_processor,
+    fit_model=_keep_config,
+    prepare=_prepare,
+    transform=_configure_transform,
+    ahead=False,
+    collate=_configure_collate,
+    length=None,
+    write=write_rows,
+    channels_last=True,
+)

@@ -1,0 +1,162 @@
+"""From a recipe to the rows of its task: splits, labels decided once, targets, model inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xxhash
+from accelerate import PartialState
+from datasets import Dataset
+from numpy.typing import NDArray
+
+from hf_sft.data.columns import check_columns, columns_of, label_column
+from hf_sft.data.labels import LabelColumn, Labels, decide_labels, targets_as_names
+from hf_sft.data.load import load_source
+from hf_sft.data.rows import Rows, row_lengths
+from hf_sft.data.splits import Split, cut_validation, sample_positions, select_splits
+from hf_sft.errors import DataError, Finding
+from hf_sft.recipe import Recipe
+from hf_sft.tasks.task import Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledSplit:
+    """A split and what its label column says: names, lists of names or numbers; None where nobody labelled it."""
+
+    split: Split
+    entries: NDArray | None
+
+    def take(self, positions: NDArray, source: str | None = None) -> LabelledSplit:
+        entries = None if self.entries is None else self.entries[positions]
+        return LabelledSplit(split=self.split.take(positions, source), entries=entries)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskData:
+    """The splits by role, the labels of all of them, and the decisions taken, in words."""
+
+    splits: Mapping[str, LabelledSplit]
+    labels: Labels
+    origin: str
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """A split as the model reads it. lengths: int64 [N], what each row costs; targets: None where unlabelled."""
+
+    rows: Rows
+    lengths: NDArray
+    targets: NDArray | None
+    row_ids: NDArray
+
+
+def load_data(recipe: Recipe, task: Task, data: Mapping[str, Any] | None = None) -> TaskData:
+    """Raises DataError for what cannot be read, columns that are missing, labels that are missing or of one class."""
+    source, origin = load_source(recipe, data)
+    raw = select_splits(source, recipe.dataset)
+    splits, columns, notes = {}, {}, []
+    for role, split in raw.items():
+        needed = {name: required and (name != "label" or role != "test") for name, required in task.columns.items()}
+        check_columns(split.rows.column_names, needed, recipe, f"the {role} split ({split.source})")
+        column = label_column(split.rows, recipe.dataset)
+        if column is None or column.unlabelled:
+            if role == "train":
+                raise DataError(Finding(place="dataset.columns.label", expected="labels in train", found="none"))
+            notes.append(f"{role}: no labels ({split.source}); predicted, not evaluated")
+        else:
+            columns[role] = column
+        splits[role] = split
+    labels, label_notes = decide_labels(columns, recipe.dataset)
+    labelled = {
+        role: _with_labels(role, split, columns.get(role), labels, recipe, notes) for role, split in splits.items()
+    }
+    if "validation" in labelled and labelled["validation"].entries is None:
+        labelled.pop("validation")
+    if "validation" not in labelled and recipe.dataset.splits.get("validation", "") is not None:
+        labelled |= _cut(labelled["train"], recipe, labels, notes)
+    for role, part in labelled.items():
+        positions = sample_positions(len(part.split), role, recipe.dataset, seed=recipe.seed)
+        if positions is not None:
+            labelled[role] = part.take(positions, f"{part.split.source}, {len(positions):,} sampled")
+    ready = {
+        role: LabelledSplit(split=task.prepare(part.split, recipe), entries=part.entries)
+        for role, part in labelled.items()
+    }
+    return TaskData(splits=ready, labels=labels, origin=origin, notes=(*label_notes, *notes))
+
+
+def _with_labels(
+    role: str, split: Split, column: LabelColumn | None, labels: Labels, recipe: Recipe, notes: list[str]
+) -> LabelledSplit:
+    if column is None:
+        return LabelledSplit(split=split, entries=None)
+    missing = [position for position, value in enumerate(column.values) if column.is_missing(value)]
+    if missing:
+        ids = ", ".join(str(int(split.row_ids[position])) for position in missing[:5])
+        raise DataError(
+            Finding(
+                place="dataset.columns.label",
+                expected="a label in every row",
+                found=f"{len(missing):,} rows of {role} without one: rows {ids}{' ...' if len(missing) > 5 else ''}",
+                fix="label or remove those rows",
+            )
+        )
+    names = targets_as_names(column, labels.problem, recipe.dataset)
+    entries = np.empty(len(names), dtype=object)
+    entries[:] = names
+    kept = np.flatnonzero([entry is not None for entry in names])
+    whole = LabelledSplit(split=split, entries=entries)
+    if len(kept) == len(names):
+        return whole
+    notes.append(f"{role}: {len(names) - len(kept):,} rows dropped by dataset.label_map")
+    return whole.take(kept)
+
+
+def _cut(train: LabelledSplit, recipe: Recipe, labels: Labels, notes: list[str]) -> dict[str, LabelledSplit]:
+    assert train.entries is not None
+    rest, validation, words = cut_validation(
+        train.split,
+        list(train.entries),
+        recipe.dataset,
+        stratify=labels.problem == "single_label",
+        seed=recipe.seed,
+    )
+    notes.append(words)
+    source = train.split.source
+    return {"train": train.take(rest), "validation": train.take(validation, f"{source}, cut for validation")}
+
+
+def make_inputs(part: LabelledSplit, recipe: Recipe, task: Task, labels: Labels, processor: Any) -> Inputs:
+    """Rows the model reads: transformed ahead (and cached by `datasets`) or as they are read, as the task says."""
+    split = part.split
+    targets = None if part.entries is None else task.problems[labels.problem].encode(list(part.entries), labels)
+    transform = task.transform(processor, recipe)
+    if task.ahead:
+        with PartialState().main_process_first():
+            mapped = split.rows.map(transform, batched=True, remove_columns=split.rows.column_names)
+        rows = Rows(mapped, None, targets)
+    else:
+        inputs = [column for role in task.columns if role != "label" for column in _present(split.rows, recipe, role)]
+        rows = Rows(split.rows.select_columns(inputs), transform, targets)
+    lengths = row_lengths(rows.rows, task.length)
+    return Inputs(rows=rows, lengths=lengths, targets=targets, row_ids=split.row_ids)
+
+
+def _present(rows: Dataset, recipe: Recipe, role: str) -> list[str]:
+    return [column for column in columns_of(recipe.dataset, role) if column in rows.column_names]
+
+
+def fingerprint(part: LabelledSplit, recipe: Recipe, task: Task) -> str:
+    """A hash of the rows as they are stored: input columns, labels and ids. Files that a row names are not opened."""
+    import pyarrow
+
+    columns = [column for role in task.columns for column in _present(part.split.rows, recipe, role)]
+    digest = xxhash.xxh64(part.split.row_ids.tobytes())
+    for table in part.split.rows.select_columns(list(dict.fromkeys(columns))).with_format("arrow").iter(1000):
+        for batch in table.combine_chunks().to_batches():
+            digest.update(pyarrow.RecordBatch.from_arrays(batch.columns, batch.schema.names).serialize())
+    return digest.hexdigest()

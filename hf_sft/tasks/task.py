@@ -1,0 +1,84 @@
+"""What a task is: a frozen record of functions. One task, one file; no subclass, no branch on its name elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from hf_sft.data.labels import Labels
+from hf_sft.metrics.metric import Outcome
+from hf_sft.recipe import ProblemName
+
+Batch = Mapping[str, Any]
+Rows = dict[str, NDArray]  # column -> one entry per row
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """How the outputs of a model are trained and read. `decode` is the one reader of model outputs.
+
+    problem_type: what transformers calls it in a model's config; pipeline() chooses softmax or sigmoid by it.
+    encode: (label values as names, lists of names or numbers; labels) -> array of targets, one per row.
+    count: batch -> number of items its loss is averaged over (a tensor without dimensions).
+    objective: (outputs, batch, label smoothing) -> (sum of item losses, number of items), so that accumulation,
+        ragged batches and processes add up.
+    decode: (outputs, batch, labels) -> rows: "scores", "predictions" and, where targets are known, "losses".
+    outcome: (rows, targets, labels) -> what metrics read.
+    baseline: (training targets, number of rows, labels) -> rows that ignore the input.
+    calibrate: (scores, targets, labels) -> labels with what is chosen on validation; None where nothing is.
+    """
+
+    problem_type: str
+    encode: Callable[[Sequence[Any], Labels], NDArray]
+    count: Callable[[Batch], torch.Tensor]
+    objective: Callable[[Any, Batch, float], tuple[torch.Tensor, torch.Tensor]]
+    decode: Callable[[Any, Batch, Labels], Rows]
+    outcome: Callable[[Rows, NDArray, Labels], Outcome]
+    baseline: Callable[[NDArray, int, Labels], Rows]
+    calibrate: Callable[[NDArray, NDArray, Labels], Labels] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """A task of the Hub, as the functions in which it differs from another.
+
+    name: the Hub's pipeline tag.
+    columns: role -> required or not.
+    auto_model: name of the Auto class in transformers.
+    load_processor: (source folder or id, recipe, model config, remote code allowed) -> tokenizer or image processor.
+    fit_model: (model, processor) -> None: what the model's config must know of the processor.
+    prepare: (rows, recipe) -> rows whose columns can be read (types checked, paths cast to images).
+        Raises DataError for columns of the wrong type.
+    transform: (processor, recipe) -> picklable function: batch of source columns -> batch of model inputs.
+    ahead: whether transform runs once over the whole split (text) or each time a row is read (images).
+    collate: (processor, recipe) -> data collator over rows of model inputs with "labels" and "weight".
+    length: name of the column whose lists are as long as the row costs; None where all rows cost the same.
+    write: (rows, labels) -> columns of a predictions file.
+    channels_last: whether convolutional models run in that memory format.
+    training_defaults: TrainingArguments the task sets where a recipe is silent.
+    """
+
+    name: str
+    columns: Mapping[str, bool]
+    problems: Mapping[ProblemName, Problem]
+    auto_model: str
+    load_processor: Callable[..., Any]
+    fit_model: Callable[[Any, Any], None]
+    prepare: Callable[..., Any]
+    transform: Callable[..., Callable[[Batch], dict[str, Any]]]
+    ahead: bool
+    collate: Callable[..., Callable[[Sequence[Batch]], dict[str, Any]]]
+    length: str | None
+    write: Callable[[Rows, Labels], dict[str, Any]]
+    channels_last: bool = False
+    training_defaults: Mapping[str, Any] = field(default_factory=dict)
+
+
+def concatenate(parts: Sequence[Rows]) -> Rows:
+    """Rows of several batches as one."""
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else {}

@@ -1,0 +1,102 @@
+"""Text classification: one text or a pair -> one label, several labels, or a number."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from transformers import AutoTokenizer
+
+from hf_sft.data.columns import check_texts, columns_of, joined
+from hf_sft.data.splits import Split
+from hf_sft.errors import Finding, ModelError, RecipeError
+from hf_sft.recipe import Recipe
+from hf_sft.tasks.classification import PROBLEMS, collate_targets, write_rows
+from hf_sft.tasks.task import Batch, Task
+
+DEFAULT_MAX_LENGTH = 512  # padding follows the longest text of a batch, so that a high limit costs short texts nothing
+
+
+def _load_tokenizer(source: str, recipe: Recipe, config: Any, trust_remote_code: bool) -> Any:
+    tokenizer = AutoTokenizer.from_pretrained(
+        source, revision=recipe.model.revision, trust_remote_code=trust_remote_code
+    )
+    if tokenizer.pad_token is None:
+        if tokenizer.eos_token is None:
+            found = "neither a padding nor an end-of-sequence token"
+            raise ModelError(Finding(place="model.name", expected="a tokenizer that can pad", found=found))
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "right"
+    limit = _longest_input(tokenizer, config)
+    asked = recipe.processor.max_length
+    if asked is not None and asked > limit:
+        fix = f"set processor.max_length to at most {limit}"
+        raise RecipeError(
+            Finding(place="processor.max_length", expected=f"at most {limit} tokens", found=str(asked), fix=fix)
+        )
+    tokenizer.model_max_length = asked or min(limit, DEFAULT_MAX_LENGTH)
+    return tokenizer
+
+
+def _longest_input(tokenizer: Any, config: Any) -> int:
+    """Tokens the model has positions for. RoBERTa's family counts positions from the padding id on."""
+    positions = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None) or 10**6
+    if "roberta" in config.model_type or config.model_type in ("camembert", "longformer", "mpnet"):
+        positions -= (config.pad_token_id or 0) + 1
+    return int(positions)
+
+
+def _fit_model(model: Any, tokenizer: Any) -> None:
+    model.config.pad_token_id = tokenizer.pad_token_id
+
+
+def _prepare(split: Split, recipe: Recipe) -> Split:
+    for role in ("text", "text_pair"):
+        if role == "text" or role in recipe.dataset.columns:
+            check_texts(split, columns_of(recipe.dataset, role), role)
+    return split
+
+
+def _configure_transform(tokenizer: Any, recipe: Recipe) -> Callable[[Batch], dict[str, Any]]:
+    pair = columns_of(recipe.dataset, "text_pair") if "text_pair" in recipe.dataset.columns else None
+    return partial(tokenize, tokenizer, columns_of(recipe.dataset, "text"), pair)
+
+
+def tokenize(tokenizer: Any, text: Sequence[str], pair: Sequence[str] | None, batch: Batch) -> dict[str, Any]:
+    """Token ids without padding; a pair goes to the tokenizer as a pair. The attention mask is made when padding."""
+    inputs = tokenizer(
+        joined(batch, text),
+        joined(batch, pair) if pair else None,
+        truncation=True,
+        max_length=tokenizer.model_max_length,
+        return_attention_mask=False,
+    )
+    return dict(inputs)
+
+
+def _configure_collate(tokenizer: Any, recipe: Recipe) -> Callable[[Sequence[Batch]], dict[str, Any]]:
+    tokenizer.deprecation_warnings["Asking-to-pad-a-fast-tokenizer"] = True  # tokenised once, padded per batch
+    return partial(_collate, tokenizer)
+
+
+def _collate(tokenizer: Any, features: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    names = [name for name in features[0] if name in tokenizer.model_input_names]
+    inputs = {name: [feature[name] for feature in features] for name in names}
+    return dict(tokenizer.pad(inputs, return_tensors="pt")) | collate_targets(features)
+
+
+TEXT_CLASSIFICATION = Task(
+    name="text-classification",
+    columns={"text": True, "text_pair": False, "label": True},
+    problems=PROBLEMS,
+    auto_model="AutoModelForSequenceClassification",
+    load_processor=_load_tokenizer,
+    fit_model=_fit_model,
+    prepare=_prepare,
+    transform=_configure_transform,
+    ahead=True,
+    collate=_configure_collate,
+    length="input_ids",
+    write=write_rows,
+)

@@ -1,0 +1,92 @@
+"""What happens beside training: the bar, one line per epoch, and a log that resuming can rely on."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from tqdm.auto import tqdm
+from transformers import TrainerCallback
+from transformers.trainer_callback import TrainerControl, TrainerState
+
+from hf_sft.console import say
+from hf_sft.errors import EnvironmentProblem, Finding
+from hf_sft.training.history import epoch_entries
+
+
+class EpochLog(TrainerCallback):
+    """Tells the order of rows its epoch; logs at every epoch's end and before every checkpoint, so that no step's
+
+    loss is lost on resume; stops at a loss that is not finite.
+    """
+
+    def __init__(self, order: Any):
+        self.order = order
+
+    def on_epoch_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if self.order is not None:
+            self.order.epoch = int(state.epoch or 0)
+
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        control.should_log = control.should_log or control.should_save or control.should_evaluate
+
+    def on_epoch_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        control.should_log = True
+
+    def on_log(self, args: Any, state: TrainerState, control: TrainerControl, logs: Any = None, **kwargs: Any) -> None:
+        if logs and not math.isfinite(logs.get("loss", 0.0)):
+            raise EnvironmentProblem(
+                Finding(
+                    place=f"step {state.global_step}",
+                    expected="a finite training loss",
+                    found=f"{logs['loss']} at learning rate {logs.get('learning_rate', 0):.2e}",
+                    fix="lower training.learning_rate, set training.max_grad_norm: 1.0, or run.precision: fp32",
+                )
+            )
+
+
+class Progress(TrainerCallback):
+    """A bar while training and one line per epoch, on the main process. metric: None where nothing is evaluated."""
+
+    def __init__(self, metric: str | None):
+        self.metric = metric
+        self.bar: Any = None
+        self.printed = 0
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self.printed = len(self._entries(state))
+        if state.is_world_process_zero:
+            self.bar = tqdm(
+                total=state.max_steps, initial=state.global_step, desc="training", leave=False, disable=None
+            )
+
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if self.bar is not None:
+            self.bar.update(state.global_step - self.bar.n)
+
+    def on_log(self, args: Any, state: TrainerState, control: TrainerControl, logs: Any = None, **kwargs: Any) -> None:
+        if self.bar is None:
+            return
+        if logs and "loss" in logs:
+            self.bar.set_postfix_str(f"loss {logs['loss']:.4f}")
+        entries = self._entries(state)
+        for entry in entries[self.printed :]:
+            say(self._line(entry, args.num_train_epochs, state), bar=self.bar)
+        self.printed = len(entries)
+
+    def _entries(self, state: TrainerState) -> list[dict[str, Any]]:
+        return epoch_entries(state.log_history, evaluated=self.metric is not None)
+
+    def _line(self, entry: dict[str, Any], epochs: float, state: TrainerState) -> str:
+        number = f"{entry['epoch']:.4g}"
+        of = f"/{epochs:g}" if state.max_steps and epochs < 10**6 else ""
+        parts = [f"epoch {number}{of}", f"train loss {entry['train_loss']:.4f}"]
+        if entry["validation_loss"] is not None:
+            parts.append(f"validation loss {entry['validation_loss']:.4f}")
+        if self.metric and self.metric in entry:
+            parts.append(f"{self.metric} {entry[self.metric]:.4f}")
+        return "  ".join(parts)
+
+    def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if self.bar is not None:
+            self.bar.close()

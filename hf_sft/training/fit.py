@@ -1,0 +1,103 @@
+"""Training a prepared job: resume, best checkpoint, early stopping."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from transformers import EarlyStoppingCallback, PrinterCallback
+
+from hf_sft.console import say
+from hf_sft.errors import Finding, RecipeError
+from hf_sft.record import RunDirectory, write_text
+from hf_sft.training.arguments import make_arguments
+from hf_sft.training.callbacks import Progress
+from hf_sft.training.trainer import SftTrainer, Validation
+
+if TYPE_CHECKING:
+    from hf_sft.job import Job
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """How training went; the job's model now holds the weights that were best. rows: that this call trained on."""
+
+    log: list[dict[str, Any]]
+    seconds: float
+    rows: int
+    best_step: int | None
+
+
+def train(job: Job, directory: RunDirectory, callbacks: Sequence[Any] = ()) -> Trained:
+    """Train the job's model, going on from the newest checkpoint of the run directory where there is one."""
+    validation = None
+    if "validation" in job.inputs:
+        part = job.inputs["validation"]
+        assert part.targets is not None
+        validation = Validation(rows=part.rows, lengths=part.lengths, targets=part.targets)
+    first = job.metrics[0] if validation else None
+    arguments = make_arguments(job.recipe, directory.checkpoints, precision=job.environment.precision, metric=first)
+    trainer = SftTrainer(
+        model=job.built.model,
+        arguments=arguments,
+        recipe=job.recipe,
+        problem=job.problem,
+        labels=job.labels,
+        rules=job.rules,
+        frozen=job.frozen,
+        train_rows=job.inputs["train"].rows,
+        train_lengths=job.inputs["train"].lengths,
+        collate=job.collate,
+        evaluator=job.evaluator,
+        validation=validation,
+        callbacks=[Progress(first.name if first else None), *_early_stopping(job, arguments), *callbacks],
+    )
+    trainer.remove_callback(PrinterCallback)
+    if arguments.should_save:
+        write_text(directory.recipe, job.recipe.to_yaml(absolute_paths=True))
+    checkpoint = trainer.newest_checkpoint() if job.recipe.resume == "auto" else None
+    if checkpoint:
+        say(f"going on from {checkpoint}")
+    elif first and not arguments.load_best_model_at_end:
+        say("training.save_strategy is not eval_strategy: the last weights are kept, not the best")
+    before = _step_of(checkpoint)
+    started = time.perf_counter()
+    trainer.train(resume_from_checkpoint=checkpoint)
+    seconds = time.perf_counter() - started
+    state = trainer.state
+    batch = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
+    epoch_rows = len(job.inputs["train"].rows)
+    share = (state.global_step - before) / max(1, -(-epoch_rows // batch))
+    if state.best_global_step and state.best_global_step != state.global_step and arguments.load_best_model_at_end:
+        say(f"best {first.name if first else 'loss'} at step {state.best_global_step}; those weights are kept")
+    return Trained(
+        log=state.log_history, seconds=seconds, rows=round(share * epoch_rows), best_step=state.best_global_step
+    )
+
+
+def _step_of(checkpoint: str | None) -> int:
+    return int(checkpoint.rpartition("-")[2]) if checkpoint else 0
+
+
+def _early_stopping(job: Job, arguments: Any) -> list[Any]:
+    settings = job.recipe.early_stopping
+    if settings is None:
+        return []
+    if not arguments.load_best_model_at_end:
+        raise RecipeError(
+            Finding(
+                place="early_stopping",
+                expected="a validation split, and training.save_strategy equal to eval_strategy",
+                found=f"eval_strategy {arguments.eval_strategy}, save_strategy {arguments.save_strategy}",
+                fix="leave both strategies out, and let a validation split be cut",
+            )
+        )
+    return [EarlyStoppingCallback(settings.patience, settings.threshold)]
+
+
+def remove_checkpoints(directory: RunDirectory) -> None:
+    """What only resuming needs, once there is nothing left to resume."""
+    shutil.rmtree(directory.checkpoints, ignore_errors=True)

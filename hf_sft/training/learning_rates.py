@@ -1,0 +1,45 @@
+"""Where a recipe names no learning rate: a literal table by family and strategy, for AdamW at batch size 32.
+
+Sources. BERT: Devlin et al. 2019, A.3 (2e-5 to 5e-5). RoBERTa: Liu et al. 2019, table 10 (1e-5 to 3e-5).
+DistilBERT: Sanh et al. 2019 (5e-5). ModernBERT: Warner et al. 2024 (1e-5 to 8e-5). GPT-2: Radford et al. 2018, 4.1
+(6.25e-5). Small encoders (hidden size below 512): Turc et al. 2019 (1e-4 to 3e-4). ViT, DeiT, Swin, ConvNeXt with
+AdamW: Steiner et al. 2022; Liu et al. 2021, 2022 (5e-5 to 1e-4). Convolutional networks with AdamW: Wightman et al.
+2021 (1e-4 to 1e-3). New heads on frozen features: Kumar et al. 2022 (1e-3 to 1e-2).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+FULL = {
+    "bert": 3e-5, "electra": 3e-5, "deberta-v2": 2e-5, "mpnet": 3e-5, "albert": 2e-5,
+    "roberta": 2e-5, "xlm-roberta": 2e-5, "camembert": 2e-5,
+    "distilbert": 5e-5, "modernbert": 5e-5, "gpt2": 6.25e-5,
+    "vit": 5e-5, "deit": 5e-5, "beit": 5e-5, "dinov2": 2e-5, "swin": 5e-5, "swinv2": 5e-5,
+    "convnext": 1e-4, "convnextv2": 1e-4,
+    "resnet": 5e-4, "regnet": 5e-4, "efficientnet": 5e-4, "mobilenet_v2": 5e-4, "timm_wrapper": 5e-4,
+}  # fmt: skip
+SMALL_ENCODER = 1e-4  # hidden size below 512
+TIMM_TRANSFORMER = 5e-5
+RANDOM = 5e-4  # trained from scratch
+OTHER = 3e-5
+HEAD = 1e-3
+SGD_FACTOR = 20  # SGD with momentum moves by the gradient, AdamW by its sign: about 1e-3 to 1e-2 against 5e-4
+
+
+def default_learning_rate(config: Any, strategy: str, *, random: bool, optimizer: str) -> tuple[float, str]:
+    """(learning rate, why) for a model's config, a strategy and an optimizer."""
+    family = config.model_type
+    if strategy == "head":
+        rate, why = HEAD, "a new head on frozen features"
+    elif random:
+        rate, why = RANDOM, "random weights"
+    elif family == "timm_wrapper" and any(word in config.architecture for word in ("vit", "deit", "beit", "swin")):
+        rate, why = TIMM_TRANSFORMER, "a timm vision transformer, all weights"
+    elif (getattr(config, "hidden_size", None) or 10**6) < 512 and family not in ("resnet", "vit", "timm_wrapper"):
+        rate, why = SMALL_ENCODER, f"a small {family}, all weights"
+    else:
+        rate, why = FULL.get(family, OTHER), f"{family}, all weights"
+    if optimizer == "sgd":
+        rate *= SGD_FACTOR
+    return rate, why

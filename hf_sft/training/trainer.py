@@ -1,0 +1,173 @@
+"""The thin wrapper around the HF Trainer: our loss, our order of rows, our groups, our evaluation."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from transformers import Trainer, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
+
+from hf_sft.data.labels import Labels
+from hf_sft.data.rows import Rows as RowSet
+from hf_sft.evaluation import Evaluator
+from hf_sft.modeling.parameter_groups import parameter_groups
+from hf_sft.modeling.tuning import Rule
+from hf_sft.recipe import Recipe
+from hf_sft.tasks.task import Problem
+from hf_sft.training.arguments import make_optimizer
+from hf_sft.training.callbacks import EpochLog
+from hf_sft.training.order import EpochOrder
+from hf_sft.training_keys import OPTIMIZERS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Validation:
+    """The split that chooses: its rows, their lengths and targets."""
+
+    rows: RowSet
+    lengths: NDArray
+    targets: NDArray
+
+
+class SftTrainer(Trainer):
+    """transformers.Trainer, told how a Problem is trained and read.
+
+    - The loss is the sum of item losses over the number of items of the whole optimizer step: over micro-batches,
+      ragged ones too, and over processes (transformers#47688).
+    - Rows come in `EpochOrder`, so that a resumed epoch sees the rows it has not seen.
+    - Evaluation is ours: by length, in the order of the data, the same on any number of processes.
+    - Checkpoints hold the model's own parameter names, so that they reload whole (transformers#43701).
+    """
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        arguments: TrainingArguments,
+        recipe: Recipe,
+        problem: Problem,
+        labels: Labels,
+        rules: Mapping[str, Rule],
+        frozen: Sequence[nn.Module],
+        train_rows: Any,
+        train_lengths: NDArray | None,
+        collate: Callable[[Sequence[Any]], dict[str, Any]],
+        evaluator: Evaluator,
+        validation: Validation | None,
+        callbacks: Sequence[Any],
+    ):
+        self.recipe = recipe
+        self.problem = problem
+        self.labels = labels
+        self.rules = rules
+        self.frozen = frozen
+        self.evaluator = evaluator
+        self.validation = validation
+        super().__init__(
+            model=model,
+            args=arguments,
+            data_collator=collate,
+            train_dataset=train_rows,
+            eval_dataset=validation.rows if validation else None,
+            callbacks=list(callbacks),
+        )
+        self.order = None if train_lengths is None else self._order(train_lengths)
+        self.add_callback(EpochLog(self.order))
+        self.loss_is_scaled_for_ga = True  # compute_loss has divided by the items of the whole step
+
+    # rows
+
+    def _order(self, lengths: NDArray) -> EpochOrder:
+        processes = self.args.world_size
+        batch = self.args.per_device_train_batch_size * processes
+        return EpochOrder(
+            lengths,
+            global_batch_size=batch * self.args.gradient_accumulation_steps,
+            round_size=batch if processes > 1 else 1,
+            seed=self.recipe.seed,
+        )
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> EpochOrder | None:
+        return self.order
+
+    # loss
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> torch.Tensor:
+        items = sum((self.problem.count(batch) for batch in batch_samples), torch.zeros(())).to(device)
+        return self.accelerator.reduce(items) if self.args.world_size > 1 else items
+
+    def compute_loss(
+        self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        for module in self.frozen:
+            module.training = False
+        batch = {name: inputs.pop(name) for name in ("labels", "weight")}
+        if self.evaluator.channels_last:
+            inputs["pixel_values"] = inputs["pixel_values"].contiguous(memory_format=torch.channels_last)
+        outputs = model(**inputs)
+        total, _ = self.problem.objective(outputs, batch, self.recipe.objective.label_smoothing)
+        loss = total / num_items_in_batch * self.args.world_size  # gradients are averaged over processes
+        return (loss, outputs) if return_outputs else loss
+
+    # optimizer
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        if self.optimizer is not None:
+            return self.optimizer
+        target: Any = self.model if model is None else model
+        groups = parameter_groups(
+            target, self.rules, learning_rate=self.args.learning_rate, weight_decay=self.args.weight_decay
+        )
+        name, optim_args = self.recipe.training.get("optim"), self.recipe.training.get("optim_args")
+        if name in OPTIMIZERS:
+            self.optimizer = make_optimizer(name, optim_args, groups, self.args)
+        else:
+            kind, settings = self.get_optimizer_cls_and_kwargs(self.args, target)
+            self.optimizer = kind(groups, **settings)
+        return self.optimizer
+
+    # evaluation
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Metrics of the validation split, thresholds chosen on it first where the problem has them."""
+        assert self.validation is not None
+        split, labels = self.validation, self.labels
+        model = self.model_wrapped if self.is_fsdp_enabled or self.is_deepspeed_enabled else self.model
+        rows = self.evaluator.predict(model, split.rows, split.lengths, labels)
+        if self.problem.calibrate is not None:
+            labels = self.problem.calibrate(rows["scores"], split.targets, labels)
+        values = self.evaluator.measure(rows, split.targets, labels)
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in values.items()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    # checkpoints
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        if not self.args.should_save:
+            return
+        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        state = model.state_dict() if state_dict is None else state_dict
+        state = {name: value.contiguous() for name, value in state.items()}
+        model.save_pretrained(output_dir, state_dict=state, save_original_format=False)
+
+    def newest_checkpoint(self) -> str | None:
+        """The last checkpoint that was written to its end; half-written ones are removed."""
+        folder = Path(str(self.args.output_dir))
+        if not folder.is_dir():
+            return None
+        for half in folder.glob("checkpoint-*"):
+            if not (half / "trainer_state.json").is_file() and self.args.should_save:
+                shutil.rmtree(half)
+        self.accelerator.wait_for_everyone()
+        return get_last_checkpoint(str(folder))
