@@ -48,8 +48,8 @@ def prepare_environment(recipe: Recipe) -> Environment:
     """
     _refuse_lost_processes()
     if not torch.accelerator.is_available():
-        os.environ["ACCELERATE_USE_CPU"] = "true"  # else accelerate starts N independent jobs (FACTS: --multi_gpu)
-    state = PartialState()
+        os.environ["ACCELERATE_USE_CPU"] = "true"
+    state = PartialState(cpu=on_cpu())  # without cpu=True, N processes on a machine without a GPU never meet
     asked = int(os.environ.get("WORLD_SIZE", 1))
     if state.num_processes != asked:
         _raise_lost(asked, state.num_processes)
@@ -70,6 +70,11 @@ def prepare_environment(recipe: Recipe) -> Environment:
         python=platform.python_version(),
         notes=tuple(notes),
     )
+
+
+def on_cpu() -> bool:
+    """Whether ACCELERATE_USE_CPU says so (set where there is no accelerator)."""
+    return os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes", "on")
 
 
 def choose_precision(asked: str, device: torch.device) -> str:

@@ -26,7 +26,7 @@ from hf_sft.modeling.parameter_groups import describe, freeze
 from hf_sft.modeling.tuning import STRATEGIES, Rule, apply_rules
 from hf_sft.recipe import Recipe
 from hf_sft.tasks import TASKS
-from hf_sft.tasks.load import Inputs, TaskData, load_data, make_inputs
+from hf_sft.tasks.load import Inputs, TaskData, load_data, make_inputs, stream_inputs
 from hf_sft.tasks.task import Problem, Task
 from hf_sft.training.arguments import fill_training, workers
 from hf_sft.training.learning_rates import default_learning_rate
@@ -95,6 +95,8 @@ def prepare(
     inputs = {
         role: make_inputs(part, recipe, task, built.labels, built.processor) for role, part in found.splits.items()
     }
+    if found.stream is not None:
+        inputs["train"] = stream_inputs(found.stream, recipe, task, built.labels, built.processor)
     resolved = _resolve(recipe, found, metrics, built, inputs, environment, task)
     collate = task.collate(built.processor, resolved)
     channels_last = task.channels_last and is_convolutional(built.model)
@@ -166,7 +168,7 @@ def _resolve(
     training = fill_training(
         recipe,
         learning_rate=rate,
-        rows=len(inputs["train"].rows),
+        rows=inputs["train"].size,
         processes=environment.processes,
         validates="validation" in inputs,
         task_defaults=task.training_defaults,
@@ -199,13 +201,13 @@ def _truncation_notes(inputs: Mapping[str, Inputs], task: Task, built: Built) ->
     if task.length is None:
         return []
     limit = built.processor.model_max_length
-    share = float(np.mean(inputs["train"].lengths >= limit))
+    share = float(np.mean(inputs["train"].lengths >= limit)) if inputs["train"].size else 0.0
     return [f"{share:.1%} of the training rows are cut at processor.max_length {limit}"] if share >= 0.005 else []
 
 
 def _try_one_row(model: Any, inputs: Inputs, collate: Callable[..., Any], channels_last: bool) -> None:
     """One forward pass of one row: what the model cannot take is found now."""
-    batch = collate(inputs.rows.__getitems__([0]))
+    batch = collate(inputs.features(1))
     model.eval()
     try:
         with torch.inference_mode():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -19,9 +20,13 @@ def launch(arguments: Sequence[str], processes: int) -> int:
         nproc_per_node=processes,
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
+        local_addr="127.0.0.1",
+        run_id=f"hf-sft-{os.getpid()}",
         max_restarts=0,
         monitor_interval=0.1,
     )
+    for name in ("torch.distributed.elastic", "torch.distributed.launcher"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # the ranks say what went wrong
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # each rank sets its own share of the cores
     try:
         elastic_launch(config, sys.executable)("-m", "hf_sft.run", *arguments)

@@ -103,9 +103,7 @@ def _verify(job: Job, folder: str) -> None:
     """The saved folder, read as any user reads it, has the labels and (to 1e-4) the outputs of the model in memory."""
     reloaded = getattr(transformers, job.task.auto_model).from_pretrained(folder)
     names = tuple(name for _, name in sorted(reloaded.config.id2label.items()))
-    inputs = next(iter(job.inputs.values()))
-    rows = inputs.rows.__getitems__(range(min(4, len(inputs.rows))))
-    batch = job.collate(rows)
+    batch = job.collate(job.inputs["train"].features(4))
     reloaded.to(next(job.built.model.parameters()).device)
     here, there = (
         job.problem.decode(_outputs(model, batch, job.evaluator.channels_last), batch, job.labels)["scores"]
@@ -140,9 +138,9 @@ def write_record(job: Job, directory: RunDirectory, trained: Trained, results: R
         outcome = job.problem.outcome(rows, targets, results.labels)
         intervals[role] = bootstrap_intervals(job.metrics, outcome, seed=job.recipe.seed)
         train_targets = job.inputs["train"].targets
-        assert train_targets is not None
-        majority = job.problem.baseline(train_targets, len(targets), job.labels)
-        baselines[role] = {"majority": job.evaluator.measure(majority, targets, job.labels)}
+        if train_targets is not None:  # a stream's are not known
+            majority = job.problem.baseline(train_targets, len(targets), job.labels)
+            baselines[role] = {"majority": job.evaluator.measure(majority, targets, job.labels)}
         if job.labels.problem != "regression":
             classes[role] = per_class(outcome, job.labels.names)
     history = {

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from accelerate import PartialState
 
 from hf_sft.errors import EnvironmentProblem, Finding, RecipeError
 from hf_sft.recipe import Recipe
@@ -73,21 +74,24 @@ def open_run(recipe: Recipe, asked: dict[str, Any], *, overwrite: bool) -> RunDi
 
     Raises EnvironmentProblem when the folder cannot be written.
     """
-    directory = RunDirectory(Path(recipe.output_dir))
-    try:
-        if overwrite:
-            for name in OURS:
-                path = directory.path / name
-                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-        directory.path.mkdir(parents=True, exist_ok=True)
-        write_text(directory.asked, yaml.safe_dump(asked, sort_keys=False, allow_unicode=True))
-        directory.traceback.unlink(missing_ok=True)
-    except OSError as error:
-        raise EnvironmentProblem(
-            Finding(
-                place="output_dir",
-                expected=f"a folder that can be written at {directory.path}",
-                found=str(error.strerror),
-            )
-        ) from error
+    state, directory = PartialState(), RunDirectory(Path(recipe.output_dir))
+    state.wait_for_everyone()  # until every process has looked at what was there
+    if state.is_main_process:
+        try:
+            _make(directory, asked, overwrite=overwrite)
+        except OSError as error:
+            expected = f"a folder that can be written at {directory.path}"
+            raise EnvironmentProblem(
+                Finding(place="output_dir", expected=expected, found=error.strerror or str(error))
+            ) from error
+    state.wait_for_everyone()
     return directory
+
+
+def _make(directory: RunDirectory, asked: dict[str, Any], *, overwrite: bool) -> None:
+    for name in OURS if overwrite else ():
+        path = directory.path / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    directory.path.mkdir(parents=True, exist_ok=True)
+    write_text(directory.asked, yaml.safe_dump(asked, sort_keys=False, allow_unicode=True))
+    directory.traceback.unlink(missing_ok=True)

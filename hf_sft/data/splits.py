@@ -121,7 +121,7 @@ def cut_validation(
         held = max(1, round(fraction * len(train)))
         if len(train) - held < 1:
             raise _too_few(f"{len(train)} rows")
-        names = np.asarray(targets, dtype=str)
+        names = np.asarray(targets, dtype=str) if stratify else np.zeros(len(train))  # lists of names have no classes
         classes, counts = np.unique(names, return_counts=True)
         stratified = stratify and counts.min() >= 2 and min(held, len(train) - held) >= len(classes)
         rest, validation = train_test_split(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import xxhash
 from accelerate import PartialState
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from numpy.typing import NDArray
 
 from hf_sft.data.columns import check_columns, columns_of, label_column
@@ -19,6 +20,7 @@ from hf_sft.data.rows import Rows, row_lengths
 from hf_sft.data.splits import Split, cut_validation, sample_positions, select_splits
 from hf_sft.errors import DataError, Finding
 from hf_sft.recipe import Recipe
+from hf_sft.tasks.stream import SHUFFLE_BUFFER, StreamRows, open_stream
 from hf_sft.tasks.task import Task
 
 
@@ -36,26 +38,46 @@ class LabelledSplit:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskData:
-    """The splits by role, the labels of all of them, and the decisions taken, in words."""
+    """The splits by role, the labels of all of them, and the decisions taken, in words.
+
+    stream: the training rows where they are streamed; `splits` then holds no "train".
+    """
 
     splits: Mapping[str, LabelledSplit]
     labels: Labels
     origin: str
     notes: tuple[str, ...]
+    stream: IterableDataset | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """A split as the model reads it. lengths: int64 [N], what each row costs; targets: None where unlabelled."""
+    """A split as the model reads it. lengths: int64 [N], what each row costs; targets: None where unlabelled.
 
-    rows: Rows
+    Of a stream there are rows alone: lengths and row_ids are empty, targets None.
+    """
+
+    rows: Any  # data.rows.Rows, or tasks.stream.StreamRows
     lengths: NDArray
     targets: NDArray | None
     row_ids: NDArray
 
+    @property
+    def size(self) -> int | None:
+        """Number of rows; None for a stream."""
+        return len(self.rows) if isinstance(self.rows, Rows) else None
+
+    def features(self, number: int) -> list[dict[str, Any]]:
+        """The first rows as the collator takes them."""
+        if isinstance(self.rows, Rows):
+            return self.rows.__getitems__(range(min(number, len(self.rows))))
+        return list(itertools.islice(iter(self.rows), number))
+
 
 def load_data(recipe: Recipe, task: Task, data: Mapping[str, Any] | None = None) -> TaskData:
     """Raises DataError for what cannot be read, columns that are missing, labels that are missing or of one class."""
+    if recipe.dataset.streaming and data is None:
+        return _load_stream(recipe, task)
     source, origin = load_source(recipe, data)
     raw = select_splits(source, recipe.dataset)
     splits, columns, notes = {}, {}, []
@@ -87,6 +109,18 @@ def load_data(recipe: Recipe, task: Task, data: Mapping[str, Any] | None = None)
         for role, part in labelled.items()
     }
     return TaskData(splits=ready, labels=labels, origin=origin, notes=(*label_notes, *notes))
+
+
+def _load_stream(recipe: Recipe, task: Task) -> TaskData:
+    stream, notes, splits = open_stream(recipe, task), [f"training rows are streamed, {SHUFFLE_BUFFER:,} at a time"], {}
+    for role, rows in stream.evaluated.items():
+        check_columns(rows.column_names, {**task.columns, "label": role != "test"}, recipe, f"the {role} split")
+        split = Split(rows=rows, row_ids=np.arange(len(rows)), source=role)
+        column = label_column(rows, recipe.dataset)
+        labelled = None if column is None or column.unlabelled else column
+        part = _with_labels(role, split, labelled, stream.labels, recipe, notes)
+        splits[role] = LabelledSplit(split=task.prepare(part.split, recipe), entries=part.entries)
+    return TaskData(splits=splits, labels=stream.labels, origin=stream.origin, notes=tuple(notes), stream=stream.train)
 
 
 def _with_labels(
@@ -144,6 +178,12 @@ def make_inputs(part: LabelledSplit, recipe: Recipe, task: Task, labels: Labels,
         rows = Rows(split.rows.select_columns(inputs), transform, targets)
     lengths = row_lengths(rows.rows, task.length)
     return Inputs(rows=rows, lengths=lengths, targets=targets, row_ids=split.row_ids)
+
+
+def stream_inputs(rows: IterableDataset, recipe: Recipe, task: Task, labels: Labels, processor: Any) -> Inputs:
+    """The training stream as the model reads it."""
+    none = np.zeros(0, dtype=np.int64)
+    return Inputs(rows=StreamRows(rows, recipe, task, labels, processor), lengths=none, targets=None, row_ids=none)
 
 
 def _present(rows: Dataset, recipe: Recipe, role: str) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
+from hf_sft.environment import on_cpu
 from hf_sft.errors import Finding, RecipeError
 from hf_sft.metrics.metric import Metric
 from hf_sft.recipe import Recipe
@@ -66,7 +67,6 @@ def make_arguments(recipe: Recipe, folder: Path, *, precision: str, metric: Metr
     elif isinstance(optim_args, str):
         training["optim_args"] = optim_args
     keeps_best = metric is not None and training["save_strategy"] in (training["eval_strategy"], "best")
-    on_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes", "on")
     owned = {
         "output_dir": str(folder),
         "seed": recipe.seed,
@@ -80,13 +80,15 @@ def make_arguments(recipe: Recipe, folder: Path, *, precision: str, metric: Metr
         "disable_tqdm": True,
         "bf16": precision == "bf16",
         "fp16": precision == "fp16",
-        "use_cpu": on_cpu,
-        "dataloader_num_workers": workers(recipe),
-        "dataloader_pin_memory": training.get("dataloader_pin_memory", torch.cuda.is_available() and not on_cpu),
+        "use_cpu": on_cpu(),
+        "dataloader_num_workers": 0 if recipe.dataset.streaming else workers(recipe),
+        "dataloader_pin_memory": training.get("dataloader_pin_memory", torch.cuda.is_available() and not on_cpu()),
         "ddp_find_unused_parameters": training.get("ddp_find_unused_parameters", False),
         "log_level": training.get("log_level", "error"),
         "report_to": training.get("report_to", "none"),
     }
+    if recipe.dataset.streaming:  # each process reads the stream and takes its share: ragged batches are not dispatched
+        owned["accelerator_config"] = {**(training.get("accelerator_config") or {}), "dispatch_batches": False}
     try:
         arguments = TrainingArguments(**(training | owned))
     except (ValueError, TypeError, ImportError) as error:

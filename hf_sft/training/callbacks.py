@@ -71,16 +71,16 @@ class Progress(TrainerCallback):
             self.bar.set_postfix_str(f"loss {logs['loss']:.4f}")
         entries = self._entries(state)
         for entry in entries[self.printed :]:
-            say(self._line(entry, args.num_train_epochs, state), bar=self.bar)
+            say(self._line(entry, args), bar=self.bar)
         self.printed = len(entries)
 
     def _entries(self, state: TrainerState) -> list[dict[str, Any]]:
         return epoch_entries(state.log_history, evaluated=self.metric is not None)
 
-    def _line(self, entry: dict[str, Any], epochs: float, state: TrainerState) -> str:
-        number = f"{entry['epoch']:.4g}"
-        of = f"/{epochs:g}" if state.max_steps and epochs < 10**6 else ""
-        parts = [f"epoch {number}{of}", f"train loss {entry['train_loss']:.4f}"]
+    def _line(self, entry: dict[str, Any], args: Any) -> str:
+        epochs = f"epoch {entry['epoch']:.4g}/{args.num_train_epochs:g}"
+        where = f"step {entry['step']}/{args.max_steps}" if args.max_steps > 0 else epochs
+        parts = [where, f"train loss {entry['train_loss']:.4f}"]
         if entry["validation_loss"] is not None:
             parts.append(f"validation loss {entry['validation_loss']:.4f}")
         if self.metric and self.metric in entry:

@@ -49,7 +49,7 @@ def train(job: Job, directory: RunDirectory, callbacks: Sequence[Any] = ()) -> T
         rules=job.rules,
         frozen=job.frozen,
         train_rows=job.inputs["train"].rows,
-        train_lengths=job.inputs["train"].lengths,
+        train_lengths=None if job.inputs["train"].size is None else job.inputs["train"].lengths,
         collate=job.collate,
         evaluator=job.evaluator,
         validation=validation,
@@ -69,13 +69,12 @@ def train(job: Job, directory: RunDirectory, callbacks: Sequence[Any] = ()) -> T
     seconds = time.perf_counter() - started
     state = trainer.state
     batch = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
-    epoch_rows = len(job.inputs["train"].rows)
-    share = (state.global_step - before) / max(1, -(-epoch_rows // batch))
+    epoch_rows = job.inputs["train"].size
+    steps = state.global_step - before
+    rows = steps * batch if epoch_rows is None else round(steps / -(-epoch_rows // batch) * epoch_rows)
     if state.best_global_step and state.best_global_step != state.global_step and arguments.load_best_model_at_end:
         say(f"best {first.name if first else 'loss'} at step {state.best_global_step}; those weights are kept")
-    return Trained(
-        log=state.log_history, seconds=seconds, rows=round(share * epoch_rows), best_step=state.best_global_step
-    )
+    return Trained(log=state.log_history, seconds=seconds, rows=rows, best_step=state.best_global_step)
 
 
 def _step_of(checkpoint: str | None) -> int:

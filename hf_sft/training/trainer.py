@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import broadcast_object_list
 from numpy.typing import NDArray
 from torch import nn
 from transformers import Trainer, TrainingArguments
@@ -162,12 +163,12 @@ class SftTrainer(Trainer):
         model.save_pretrained(output_dir, state_dict=state, save_original_format=False)
 
     def newest_checkpoint(self) -> str | None:
-        """The last checkpoint that was written to its end; half-written ones are removed."""
+        """The last checkpoint written to its end, as the main process sees it; half-written ones are removed."""
+        found = [None]
         folder = Path(str(self.args.output_dir))
-        if not folder.is_dir():
-            return None
-        for half in folder.glob("checkpoint-*"):
-            if not (half / "trainer_state.json").is_file() and self.args.should_save:
-                shutil.rmtree(half)
-        self.accelerator.wait_for_everyone()
-        return get_last_checkpoint(str(folder))
+        if self.args.should_save and folder.is_dir():
+            for half in folder.glob("checkpoint-*"):
+                if not (half / "trainer_state.json").is_file():
+                    shutil.rmtree(half)
+            found = [get_last_checkpoint(str(folder))]
+        return broadcast_object_list(found)[0]

@@ -107,8 +107,8 @@ def test_a_metric_of_another_problem_is_refused_with_those_that_fit(name, proble
 
 
 def test_all_wrong_metrics_are_reported_at_once():
-    findings = findings_of(["mse", "accuracy", "acuracy", "function:cost", "evaluate:f1", "r2"])
     wrong = ["mse", "acuracy", "function:cost", "evaluate:f1", "r2"]
+    findings = findings_of(["auroc", *wrong, "matthews"])
     assert [name in finding for name, finding in zip(wrong, findings, strict=True)] == [True] * 5
     assert "did you mean 'accuracy'?" in findings[1]
 
@@ -118,7 +118,7 @@ def test_all_wrong_metrics_are_reported_at_once():
     [(["accuracy", "auroc", "accuracy"], ()), (["accuracy", "function:accuracy"], ["accuracy"]), ([], ["loss"])],
 )
 def test_two_metrics_of_one_name_are_refused_and_loss_is_one(names, given):
-    (finding,) = findings_of(names, functions={name: share_right for name in given})
+    (finding,) = findings_of(names, functions=dict.fromkeys(given, share_right))
     assert f"{(*given, 'accuracy')[0]} twice" in finding
 
 
@@ -202,8 +202,7 @@ def test_a_function_may_return_any_number(value):
 @pytest.mark.parametrize("value", [None, {"f": 0.5}, np.array([0.5]), "0.5"])
 def test_a_function_that_returns_no_number_is_refused(value):
     (finding,) = findings_of(["function:f"], functions={"f": lambda p, r: value})
-    assert "a function that returns one number" in finding and "it returned" in finding
-    assert "Error" not in finding
+    assert "a function that returns one number" in finding and "Error" not in finding
 
 
 @pytest.mark.parametrize("function", [roc_auc_score, lambda references, y: 0.0], ids=["y_score", "y"])

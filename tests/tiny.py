@@ -1,0 +1,162 @@
+"""Tiny models of every family, built from their configs and saved to a folder, and tiny data to train them on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+from datasets import ClassLabel, Dataset, Features, Image
+from PIL.Image import fromarray
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
+WORDS = ["good", "bad", "fine", "poor", "film", "book", "meal", "room", "not", "very", "and", "but", "the", "a", "was"]
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+SIZE = 32  # pixels
+
+
+def save_tokenizer(folder: Path, *, pad: bool = True) -> None:
+    """A word-level tokenizer with BERT's special tokens."""
+    vocabulary = {word: index for index, word in enumerate([*SPECIAL, *WORDS])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
+    )
+    names = {"unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
+    names |= {"pad_token": "[PAD]"} if pad else {"eos_token": "[SEP]"}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names).save_pretrained(folder)
+
+
+def _text_configs() -> dict[str, Callable[[], tuple[object, str]]]:
+    vocab = len(SPECIAL) + len(WORDS)
+    small = {"vocab_size": vocab, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    bert = {**small, "intermediate_size": 32, "max_position_embeddings": 64}
+    return {
+        "bert": lambda: (transformers.BertConfig(**bert), "BertModel"),
+        "distilbert": lambda: (
+            transformers.DistilBertConfig(
+                vocab_size=vocab, dim=16, n_layers=2, n_heads=2, hidden_dim=32, max_position_embeddings=64
+            ),
+            "DistilBertModel",
+        ),
+        "roberta": lambda: (transformers.RobertaConfig(**bert, pad_token_id=0), "RobertaModel"),
+        "modernbert": lambda: (
+            transformers.ModernBertConfig(
+                **{**small, "intermediate_size": 32},
+                max_position_embeddings=64,
+                pad_token_id=0,
+                bos_token_id=2,
+                eos_token_id=3,
+                cls_token_id=2,
+                sep_token_id=3,
+            ),
+            "ModernBertModel",
+        ),
+        "gpt2": lambda: (
+            transformers.GPT2Config(
+                vocab_size=vocab, n_embd=16, n_layer=2, n_head=2, n_positions=64, bos_token_id=2, eos_token_id=3
+            ),
+            "GPT2Model",
+        ),
+    }
+
+
+TEXT_FAMILIES = tuple(_text_configs())
+
+
+def save_text_model(family: str, folder: Path, *, seed: int = 0) -> Path:
+    """A pretrained-looking backbone of that family (random weights) with its tokenizer."""
+    torch.manual_seed(seed)
+    config, class_name = _text_configs()[family]()
+    getattr(transformers, class_name)(config).save_pretrained(folder)
+    save_tokenizer(folder, pad=family != "gpt2")
+    return folder
+
+
+def _image_configs() -> dict[str, Callable[[], tuple[object, str]]]:
+    return {
+        "resnet": lambda: (
+            transformers.ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic"),
+            "ResNetForImageClassification",
+        ),
+        "vit": lambda: (
+            transformers.ViTConfig(
+                hidden_size=16,
+                num_hidden_layers=2,
+                num_attention_heads=2,
+                intermediate_size=32,
+                image_size=SIZE,
+                patch_size=8,
+            ),
+            "ViTForImageClassification",
+        ),
+        "convnext": lambda: (
+            transformers.ConvNextConfig(hidden_sizes=[8, 16, 16, 16], depths=[1, 1, 1, 1], patch_size=2),
+            "ConvNextForImageClassification",
+        ),
+        "swin": lambda: (
+            transformers.SwinConfig(
+                image_size=SIZE, patch_size=4, embed_dim=8, depths=[1, 1], num_heads=[2, 2], window_size=4
+            ),
+            "SwinForImageClassification",
+        ),
+    }
+
+
+TRANSFORMERS_IMAGE_FAMILIES = tuple(_image_configs())
+TIMM_ARCHITECTURES = {"timm_resnet": "resnet10t", "timm_vgg": "vgg11", "timm_vit": "vit_tiny_patch16_224"}
+IMAGE_FAMILIES = (*TRANSFORMERS_IMAGE_FAMILIES, "timm_resnet")
+
+
+def save_image_model(family: str, folder: Path, *, seed: int = 0, num_labels: int = 7) -> Path:
+    """A model of that family (random weights, placeholder labels) with its image processor."""
+    torch.manual_seed(seed)
+    if family in TIMM_ARCHITECTURES:
+        config = transformers.TimmWrapperConfig(architecture=TIMM_ARCHITECTURES[family], num_labels=num_labels)
+        config.pretrained_cfg = {
+            "input_size": (3, SIZE, SIZE),
+            "mean": (0.5, 0.5, 0.5),
+            "std": (0.5, 0.5, 0.5),
+            "interpolation": "bicubic",
+            "crop_pct": 1.0,
+        }
+        config.label_names = [f"LABEL_{index}" for index in range(num_labels)]
+        transformers.TimmWrapperForImageClassification(config).save_pretrained(folder)
+        return folder
+    config, class_name = _image_configs()[family]()
+    config.num_labels = num_labels
+    getattr(transformers, class_name)(config).save_pretrained(folder)
+    transformers.ViTImageProcessor(size={"height": SIZE, "width": SIZE}).save_pretrained(folder)
+    return folder
+
+
+def texts(number: int = 48, *, seed: int = 0) -> Dataset:
+    """Ragged texts; label positive where "good" stands in the text, else negative."""
+    generator = np.random.default_rng(seed)
+    rows = []
+    for index in range(number):
+        words = list(generator.choice(WORDS[4:], size=int(generator.integers(2, 14))))
+        positive = index % 2 == 0
+        words.insert(int(generator.integers(0, len(words))), "good" if positive else "bad")
+        rows.append({"text": " ".join(words), "label": "positive" if positive else "negative"})
+    return Dataset.from_list(rows)
+
+
+def images(number: int = 24, *, seed: int = 0) -> Dataset:
+    """Noise with a bright upper half (label "up") or lower half ("down"), RGB, 32 x 32."""
+    generator = np.random.default_rng(seed)
+    pictures, labels = [], []
+    for index in range(number):
+        pixels = generator.integers(0, 80, (SIZE, SIZE, 3), dtype=np.uint8)
+        half = slice(0, SIZE // 2) if index % 2 == 0 else slice(SIZE // 2, SIZE)
+        pixels[half] += 150
+        pictures.append(fromarray(pixels))
+        labels.append(index % 2)
+    features = Features({"image": Image(), "label": ClassLabel(names=["up", "down"])})
+    return Dataset.from_dict({"image": pictures, "label": labels}, features=features)
