@@ -11,6 +11,7 @@ from hf_sft.curves import best_epoch, greater_is_better, metric_names
 from hf_sft.markdown import bullets, code, cut_folders, escape, fence, table, without_folders
 from hf_sft.record import RunRecord
 from hf_sft.summary import number
+from hf_sft.yaml12 import dump
 
 # What is never a path in a recipe, whatever it looks like.
 WORDS = (("dataset", "labels"), ("dataset", "label_map"), ("dataset", "columns"), ("dataset", "group_column"))
@@ -140,9 +141,7 @@ def _training(record: RunRecord) -> str:
 
 
 def _recipe(record: RunRecord) -> str:
-    import yaml
-
-    text = yaml.safe_dump(_publishable(record.recipe), sort_keys=False, allow_unicode=True, width=120)
+    text = dump(_publishable(record.recipe))
     return "## Recipe\n\n" + fence(text.rstrip("\n"), "yaml")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import difflib
 import os
 import signal
 import sys
@@ -36,11 +38,24 @@ def _options(
         raise typer.Exit
 
 
-@app.command(no_args_is_help=True)
+class _RunCommand(typer.core.TyperCommand):
+    """Answers `--learning_rate 1e-4`, the form that other trainers take, with the form that ours takes."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
+        flags = [flag for parameter in self.params for flag in parameter.opts] + ["--help"]
+        for word in args[: args.index("--") if "--" in args else len(args)]:
+            flag, _, value = word.partition("=")
+            if flag.startswith("--") and not difflib.get_close_matches(flag, flags):
+                key = flag.lstrip("-").replace("-", "_")
+                ctx.fail(f"No such option: {flag}; keys of the recipe are set without dashes: {key}={value or 'VALUE'}")
+        return super().parse_args(ctx, args)
+
+
+@app.command(no_args_is_help=True, cls=_RunCommand)
 def run(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or bundled:<name>.")],
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Override keys: training.num_train_epochs=1")
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Override keys: training.num_train_epochs=1")
     ] = None,
     processes: Annotated[int, typer.Option(min=1, help="Start this many processes (one per device).")] = 1,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete an earlier run in output_dir first.")] = False,
@@ -54,9 +69,7 @@ def run(
     """
     flags = ["--overwrite"] * overwrite + ["--trust-remote-code"] * trust_remote_code
     if processes > 1:
-        from hf_sft.launch import launch
-
-        raise typer.Exit(launch([recipe, *(overrides or []), *flags], processes))
+        raise typer.Exit(_launch(recipe, overrides or [], flags, processes))
     raise typer.Exit(_run(recipe, overrides or [], overwrite=overwrite, trust_remote_code=trust_remote_code))
 
 
@@ -70,13 +83,26 @@ def run_command(arguments: list[str]) -> int:
     return int(result or 0)
 
 
+def _launch(recipe: str, overrides: Sequence[str], flags: Sequence[str], processes: int) -> int:
+    """Start the ranks, once the recipe is known to be right: a wrong one is reported in a second."""
+    from hf_sft.recipe import Recipe
+
+    try:
+        Recipe.load(recipe, overrides)
+    except HfSftError as error:
+        return report_error(error)
+    from hf_sft.launch import launch
+
+    return launch([recipe, *overrides, *flags], processes)
+
+
 def _run(recipe: str, overrides: Sequence[str], *, overwrite: bool, trust_remote_code: bool) -> int:
     from hf_sft.recipe import Recipe
 
     loaded = None
     signal.signal(signal.SIGTERM, _stop)
     try:
-        loaded = Recipe.load(recipe, list(overrides))
+        loaded = Recipe.load(recipe, overrides)
         from hf_sft.run import fine_tune
 
         fine_tune(loaded, overwrite=overwrite, trust_remote_code=trust_remote_code)
@@ -86,7 +112,7 @@ def _run(recipe: str, overrides: Sequence[str], *, overwrite: bool, trust_remote
     except KeyboardInterrupt:
         return _stopped(130)
     except SystemExit as stop:
-        return _stopped(int(stop.code or 0))
+        return _stopped(stop.code if isinstance(stop.code, int) else 1)
     except Exception:
         return _broken(Path(loaded.output_dir) if loaded else None)
     finally:
@@ -104,11 +130,13 @@ def _stopped(code: int) -> int:
 
 
 def _broken(directory: Path | None) -> int:
-    """A fault of ours or of a library: the traceback is shown, and kept in the run directory where there is one."""
+    """A fault of ours or of a library: the traceback is shown, and kept in the run directory."""
     text = traceback.format_exc()
     print(text, file=sys.stderr, flush=True)
-    if directory is not None and directory.is_dir() and is_main_process():
-        (directory / "traceback.txt").write_text(text, encoding="utf-8")
+    if directory is not None and is_main_process():
+        with contextlib.suppress(OSError):  # the traceback on the screen says more than why it could not be kept
+            directory.mkdir(parents=True, exist_ok=True)
+            (directory / "traceback.txt").write_text(text, encoding="utf-8")
     return 1
 
 

@@ -40,13 +40,13 @@ def greater_is_better(name: str) -> bool:
 
 
 def best_epoch(record: RunRecord) -> Mapping[str, Any] | None:
-    """The entry of history["epochs"] where the first metric is best, the earliest among equals; None without one."""
+    """The entry of history["epochs"] where the first metric is best, the lowest validation loss among equals."""
     names = metric_names(record)
     if not names:
         return None
     sign = -1 if greater_is_better(names[0]) else 1
     entries = [entry for entry in record.history["epochs"] if finite(entry.get(names[0])) is not None]
-    return min(entries, key=lambda entry: sign * entry[names[0]])
+    return min(entries, key=lambda entry: (sign * entry[names[0]], entry["validation_loss"] or 0.0), default=None)
 
 
 def draw_curves(record: RunRecord) -> Figure:

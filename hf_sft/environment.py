@@ -6,6 +6,7 @@ import importlib.metadata
 import os
 import platform
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -49,7 +50,8 @@ def prepare_environment(recipe: Recipe) -> Environment:
     _refuse_lost_processes()
     if not torch.accelerator.is_available():
         os.environ["ACCELERATE_USE_CPU"] = "true"
-    state = PartialState(cpu=on_cpu())  # without cpu=True, N processes on a machine without a GPU never meet
+    # without cpu=True, N processes on a machine without a GPU never meet
+    state = PartialState(cpu=on_cpu(), **_process_group(recipe))
     asked = int(os.environ.get("WORLD_SIZE", 1))
     if state.num_processes != asked:
         _raise_lost(asked, state.num_processes)
@@ -77,6 +79,14 @@ def on_cpu() -> bool:
     return os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes", "on")
 
 
+def _process_group(recipe: Recipe) -> dict[str, Any]:
+    """training.ddp_backend and ddp_timeout: TrainingArguments would apply them when the processes have met already."""
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        return {}
+    backend, timeout = (recipe.training.get(name) for name in ("ddp_backend", "ddp_timeout"))
+    return {"backend": backend} | ({"timeout": timedelta(seconds=timeout)} if timeout is not None else {})
+
+
 def choose_precision(asked: str, device: torch.device) -> str:
     """auto: bf16 where the GPU has it in hardware (compute capability 8.0 on), fp16 on older ones, else fp32.
 
@@ -98,6 +108,9 @@ def _refuse_lost_processes() -> None:
     launched = "ACCELERATE_MIXED_PRECISION" in os.environ
     if launched and "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ:
         _raise_lost(None, 1)
+    asked = int(os.environ.get("WORLD_SIZE", 1))
+    if asked > 1 and "RANK" not in os.environ:
+        _raise_lost(asked, 1)  # else it would wait half an hour for the others
 
 
 def _raise_lost(asked: int | None, formed: int) -> None:

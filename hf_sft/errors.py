@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+import reprlib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +64,42 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     """`did you mean 'x'?`, or the list of valid names where none is near."""
     valid = list(valid)
     close = difflib.get_close_matches(name, valid, n=1, cutoff=0.6)
-    if close:
-        return f"did you mean {close[0]!r}?"
+    close = close or [entry for entry in valid if len(name) > 1 and name.lower() in entry.lower()]
+    if 1 <= len(close) <= 4:
+        return f"did you mean {' or '.join(map(repr, close))}?"
     return "valid here: " + ", ".join(valid) if valid else ""
+
+
+def describe_value(value: Any) -> str:
+    """A value as a Finding shows what was found: cut where it is long, with its kind in YAML's words."""
+    if value is None or value is True or value is False:
+        return {None: "nothing", True: "true", False: "false"}[value]
+    kinds = (
+        (str, "text"),
+        (int, "a whole number"),
+        (float, "a number"),
+        (Mapping, "keys and values"),
+        (list, "a list"),
+    )
+    kind = next((word for type_, word in kinds if isinstance(value, type_)), type(value).__name__)
+    return f"{_short.repr(value)} ({kind})"
+
+
+def bare_form(value: Any) -> str:
+    """What to write for a value whose kind alone is wrong ('3' for 3, yes for true, 3.0 for 3); empty for others."""
+    if isinstance(value, float) and value.is_integer():
+        return f"write {int(value)}"
+    if not isinstance(value, str):
+        return ""
+    if value.lower() in ("yes", "on", "no", "off"):
+        return f"write {'true' if value.lower() in ('yes', 'on') else 'false'}"
+    try:
+        float(value)
+    except ValueError:
+        return ""
+    return "leave out the quotes: numbers are written bare"
+
+
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = 100
+_short.maxlong = 40

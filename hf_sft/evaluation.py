@@ -38,7 +38,13 @@ class Evaluator:
         turns = range(state.process_index, rounds * state.num_processes, state.num_processes)
         mine = [batches[turn] if turn < len(batches) else batches[0] for turn in turns]
         own = sum(turn < len(batches) for turn in turns)
-        loader = DataLoader(rows, batch_sampler=mine, collate_fn=self.collate, num_workers=self.workers)
+        loader = DataLoader(
+            rows,
+            batch_sampler=mine,
+            collate_fn=self.collate,
+            num_workers=self.workers,
+            generator=torch.Generator(),  # else it draws from the global one: evaluating would change the dropout after
+        )
         training = model.training
         model.eval()
         decoded = []

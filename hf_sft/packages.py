@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib.util
 from pathlib import Path
 
@@ -22,13 +23,18 @@ def locate_in_package(name: str, place: str) -> Path:
     Raises MissingExtraError naming the command that installs the package, RecipeError when the path is not in it.
     """
     package, _, inside = name.removeprefix(PREFIX).partition("/")
-    spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    if not package.isidentifier():
+        fix = f"write the name that Python imports: {PREFIX}{package.replace('-', '_')}/..." if package else ""
+        expected = f"{PREFIX}<python package>/<folder or file inside it>"
+        raise RecipeError(Finding(place=place, expected=expected, found=name, fix=fix))
+    spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        distribution, extra = KNOWN.get(package, (package, None))
-        command = f"pip install 'hf-sft[{extra}]'" if extra else f"pip install {distribution}"
         raise MissingExtraError(
             Finding(
-                place=place, expected=f"the installed Python package {package}", found="no such package", fix=command
+                place=place,
+                expected=f"the installed Python package {package}",
+                found="no such package",
+                fix=_installation(package),
             )
         )
     folder = Path(next(iter(spec.submodule_search_locations)))
@@ -44,3 +50,12 @@ def locate_in_package(name: str, place: str) -> Path:
             )
         )
     return path
+
+
+def _installation(package: str) -> str:
+    near = difflib.get_close_matches(package, KNOWN, n=1)
+    if not near:
+        return f"install the distribution that carries {package}, or check the name"
+    distribution, extra = KNOWN[near[0]]
+    command = f"pip install 'hf-sft[{extra}]'" if extra else f"pip install {distribution}"
+    return command if near[0] == package else f"did you mean {near[0]!r}? {command} installs it"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, model_validator
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 from hf_sft import training_keys
@@ -58,16 +60,41 @@ Metric = Annotated[str, AfterValidator(_known_metric)]
 SplitRole = Annotated[str, AfterValidator(_split_role)]
 
 
+def _expanded(folder: str) -> str:
+    """A folder with ~ and $VARIABLES replaced."""
+    return os.path.expanduser(os.path.expandvars(folder))
+
+
+def _empty_of(field: FieldInfo) -> Any:
+    """The empty section or list that a key of that kind may be; None for other kinds."""
+    if field.is_required():
+        return {} if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel) else None
+    default = field.get_default()
+    return default if isinstance(default, (BaseModel, dict, list)) else None
+
+
 class Section(BaseModel):
     """Base of all sections: unknown keys are errors, numbers written as text too, nothing changes after loading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_empty_sections(cls, content: Any) -> Any:
+        """`processor:` with nothing after it (its keys commented out, say) is an empty section; so with lists."""
+        if not isinstance(content, dict):
+            return content
+        unset = [key for key, value in content.items() if value is None and key in cls.model_fields]
+        filled = {key: _empty_of(cls.model_fields[key]) for key in unset}
+        return content | {key: value for key, value in filled.items() if value is not None}
 
 
 class Model(Section):
     """Which pretrained model, and what becomes of its head."""
 
-    name: str = Field(description="Hub id | local folder | package:<python package>/<folder inside it> | timm/<name>")
+    name: str = Field(
+        min_length=1, description="Hub id | local folder | package:<python package>/<folder inside it> | timm/<name>"
+    )
     revision: str | None = Field(None, description="branch, tag or commit of a Hub model")
     weights: str | None = Field(
         None,
@@ -85,13 +112,17 @@ class Model(Section):
 class DataSet(Section):
     """Where the rows come from, which columns play which role, how they are split."""
 
-    path: str = Field(description="Hub id | csv, json, parquet, imagefolder | local file or folder | bundled:<name>")
+    path: str = Field(
+        min_length=1, description="Hub id | csv, json, parquet, imagefolder | local file or folder | bundled:<name>"
+    )
     name: str | None = Field(None, description="the data set's configuration")
     data_files: str | list[str] | dict[str, str | list[str]] | None = Field(
         None, description="files per split, relative to the recipe's folder"
     )
     options: dict[str, Any] = Field({}, description="handed to the reader: {sep: ';', encoding: latin-1}")
-    columns: dict[str, str | list[str]] = Field({}, description="role: column, or a list of columns")
+    columns: dict[str, str | Annotated[list[str], Field(min_length=1)]] = Field(
+        {}, description="role: column, or a list of columns"
+    )
     splits: dict[SplitRole, str | None] = Field(
         {}, description="role: split of the source, slices allowed; null: not used; absent: found by name"
     )
@@ -111,8 +142,8 @@ class Processor(Section):
 
     max_length: int | None = Field(None, gt=1, description="tokens per text; absent: 128 or what the model allows")
     size: int | None = Field(None, gt=7, description="pixels, height and width")
-    image_mean: list[float] | None = Field(None, min_length=1, max_length=3)
-    image_std: list[float] | None = Field(None, min_length=1, max_length=3)
+    image_mean: list[float] | None = Field(None, min_length=3, max_length=3, description="red, green, blue")
+    image_std: list[Annotated[float, Field(gt=0)]] | None = Field(None, min_length=3, max_length=3)
     do_normalize: bool | None = None
 
 
@@ -159,7 +190,7 @@ class Recipe(Section):
     run: Run = Run()
     resume: Literal["auto", "never"] = "auto"
     seed: int = Field(42, ge=0, lt=2**31)
-    output_dir: str = Field("runs/run", min_length=1)
+    output_dir: Annotated[str, AfterValidator(_expanded)] = Field("runs/run", min_length=1)
 
     _folder: Path = PrivateAttr(default_factory=Path.cwd)
     _notices: tuple[str, ...] = PrivateAttr(default=())
@@ -184,7 +215,7 @@ class Recipe(Section):
         return str(inside.resolve()) if plainly_path or inside.exists() else name
 
     @classmethod
-    def load(cls, path: str | Path, overrides: tuple[str, ...] | list[str] = ()) -> Recipe:
+    def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         """Read a YAML recipe (or `bundled:<name>`), with `key.sub=value` overrides.
 
         Raises RecipeError with every mistake at once, each with file:line:column.
@@ -206,7 +237,7 @@ class Recipe(Section):
 
     def to_yaml(self, *, absolute_paths: bool = False) -> str:
         """The recipe as YAML that `load` reads back; with absolute paths it can be run from any folder."""
-        import yaml
+        from hf_sft.yaml12 import dump
 
         content = self.to_dict()
         content["dataset"]["label_map"] = self.dataset.label_map  # JSON would turn integer keys into text
@@ -215,7 +246,13 @@ class Recipe(Section):
             content["model"]["weights"] = self.model.weights and self.locate(self.model.weights)
             content["dataset"]["path"] = self.locate(self.dataset.path)
             content["dataset"]["data_files"] = self.located_data_files()
-        return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120)
+            if isinstance(folder := content["dataset"]["options"].get("data_dir"), str):
+                content["dataset"]["options"]["data_dir"] = self.locate_file(folder)
+            content["metrics"] = [
+                f"evaluate:{self.locate(name.removeprefix('evaluate:'))}" if name.startswith("evaluate:") else name
+                for name in self.metrics
+            ]
+        return dump(content)
 
     def located_data_files(self) -> Any:
         """dataset.data_files with every path made absolute where it exists beside the recipe."""
@@ -232,7 +269,7 @@ class Recipe(Section):
     def locate_file(self, name: str) -> str:
         """A data file: relative to the recipe's folder unless it is absolute or a URL."""
         path = Path(os.path.expandvars(name)).expanduser()
-        return name if "://" in name or path.is_absolute() else str(self._folder.resolve() / path)
+        return name if "://" in name else str(self._folder.resolve() / path)
 
 
 def problems_across_sections(content: dict[str, Any]) -> list[tuple[tuple[str, ...], dict[str, str]]]:
@@ -243,8 +280,8 @@ def problems_across_sections(content: dict[str, Any]) -> list[tuple[tuple[str, .
     found: list[tuple[tuple[str, ...], dict[str, str]]] = []
     training = content.get("training")
     for key, value in training.items() if isinstance(training, dict) else ():
-        if problem := training_keys.problem_with(str(key), value):
-            found.append((("training", str(key)), problem))
+        if isinstance(key, str) and (problem := training_keys.problem_with(key, value)):
+            found.append((("training", key), problem))
     task = content.get("task")
     if not isinstance(task, str) or task not in ROLES:
         return found
@@ -254,9 +291,7 @@ def problems_across_sections(content: dict[str, Any]) -> list[tuple[tuple[str, .
             given = given.get(part) if isinstance(given, dict) else None
         for key, value in given.items() if isinstance(given, dict) else ():
             known = section == ("dataset", "columns") or key in Processor.model_fields
-            if known and key not in valid and value is not None:
-                place = (*section, str(key))
-                found.append(
-                    (place, {"expected": f"a key that {task} has", "found": str(key), "fix": nearest(str(key), valid)})
-                )
+            if isinstance(key, str) and known and key not in valid and value is not None:
+                problem = {"expected": f"a key that {task} has", "found": key, "fix": nearest(key, valid)}
+                found.append(((*section, key), problem))
     return found

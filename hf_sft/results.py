@@ -145,7 +145,7 @@ def write_record(job: Job, directory: RunDirectory, trained: Trained, results: R
             classes[role] = per_class(outcome, job.labels.names)
     history = {
         "steps": step_entries(trained.log),
-        "epochs": epoch_entries(trained.log, evaluated="validation" in metrics),
+        "epochs": epoch_entries(trained.log, evaluated=any("eval_loss" in entry for entry in trained.log)),
     }
     gap = gap_note(history)
     record = RunRecord(

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from accelerate import PartialState
 
 from hf_sft.errors import EnvironmentProblem, Finding, RecipeError
 from hf_sft.recipe import Recipe
 from hf_sft.record import RunDirectory, RunRecord, write_text
+from hf_sft.yaml12 import dump, parse
 
-HARMLESS = ("resume", "run", "output_dir")  # what may differ when the same run goes on
-OURS = ("asked.yaml", "recipe.yaml", "record.json", "traceback.txt", "model", "predictions", "checkpoints", "report")
+HARMLESS = ("resume", "run.workers", "output_dir")  # what may differ when the same run goes on
+RESULTS = ("recipe.yaml", "record.json", "model", "model.partial", "predictions", "checkpoints", "report")
+OURS = (*RESULTS, "traceback.txt", "asked.yaml")  # asked.yaml last: while it lies there, the rest is known to be ours
 
 
 def describe_asked(recipe: Recipe, data: Mapping[str, Any] | None) -> dict[str, Any]:
     """What was asked for, as plain data: the recipe before anything is filled in, and which data came from memory."""
-    asked = yaml.safe_load(recipe.to_yaml(absolute_paths=True))
+    asked, _, _ = parse(recipe.to_yaml(absolute_paths=True), lambda line, column: "recipe")
     if data is not None:
         asked["data_in_memory"] = {name: getattr(rows, "_fingerprint", len(rows)) for name, rows in data.items()}
     return asked
@@ -29,16 +31,17 @@ def describe_asked(recipe: Recipe, data: Mapping[str, Any] | None) -> dict[str, 
 def finished_run(recipe: Recipe, asked: dict[str, Any], *, overwrite: bool) -> RunRecord | None:
     """The record when this very run is finished; None when it has to start or go on.
 
-    Raises RecipeError when the folder holds the run of another recipe, or of this one and resume is `never`.
+    Raises RecipeError when the folder holds the run of another recipe, or of this one and resume is `never`, or files
+    that a run would replace and that no run has left there; EnvironmentProblem when the folder cannot be written.
     """
     directory = RunDirectory(Path(recipe.output_dir))
-    if overwrite or not directory.asked.is_file():
+    _refuse_unwritable(directory.path.absolute())
+    if not directory.asked.is_file():
+        _refuse_to_replace(directory)
         return None
-    try:
-        before = yaml.safe_load(directory.asked.read_text(encoding="utf-8")) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        before = {}
-    differences = _differences(before, asked)
+    if overwrite:
+        return None
+    differences = _differences(_asked_before(directory), asked)
     fix = "choose another output_dir, or pass --overwrite to delete that run"
     if differences:
         found = "another one; it differs in " + "; ".join(differences[:6])
@@ -58,15 +61,49 @@ def finished_run(recipe: Recipe, asked: dict[str, Any], *, overwrite: bool) -> R
     return RunRecord.load(directory.path) if directory.record.is_file() else None
 
 
+def _refuse_unwritable(path: Path) -> None:
+    there = next(folder for folder in (path, *path.parents) if folder.exists())
+    if not there.is_dir():
+        raise _unwritable(path, f"{there} is a file")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise _unwritable(path, f"no permission to write in {there}")
+
+
+def _unwritable(path: Path, found: str) -> EnvironmentProblem:
+    expected = f"a folder that can be written at {path}"
+    return EnvironmentProblem(Finding(place="output_dir", expected=expected, found=found, fix="choose another"))
+
+
+def _refuse_to_replace(directory: RunDirectory) -> None:
+    foreign = [name for name in RESULTS if (directory.path / name).exists()]
+    if foreign:
+        raise RecipeError(
+            Finding(
+                place=f"output_dir {directory.path}",
+                expected="an empty folder or one that a run has made",
+                found=", ".join(foreign),
+                fix="choose another output_dir; a run would replace these",
+            )
+        )
+
+
+def _asked_before(directory: RunDirectory) -> Any:
+    try:
+        return parse(directory.asked.read_text(encoding="utf-8"), lambda line, column: "asked.yaml")[0]
+    except (OSError, UnicodeDecodeError, RecipeError):
+        return "unreadable"
+
+
 def _differences(before: Any, now: Any, path: str = "") -> list[str]:
     if isinstance(before, dict) and isinstance(now, dict):
-        keys = [key for key in {**before, **now} if path or key not in HARMLESS]
         return [
             line
-            for key in keys
+            for key in {**before, **now}
             for line in _differences(before.get(key), now.get(key), f"{path}.{key}" if path else str(key))
         ]
-    return [] if before == now else [f"{path} (was {before!r}, now {now!r})"]
+    if not path:
+        return ["asked.yaml, which cannot be read"]
+    return [] if before == now or path in HARMLESS else [f"{path} (was {before!r}, now {now!r})"]
 
 
 def open_run(recipe: Recipe, asked: dict[str, Any], *, overwrite: bool) -> RunDirectory:
@@ -80,10 +117,7 @@ def open_run(recipe: Recipe, asked: dict[str, Any], *, overwrite: bool) -> RunDi
         try:
             _make(directory, asked, overwrite=overwrite)
         except OSError as error:
-            expected = f"a folder that can be written at {directory.path}"
-            raise EnvironmentProblem(
-                Finding(place="output_dir", expected=expected, found=error.strerror or str(error))
-            ) from error
+            raise _unwritable(directory.path, error.strerror or str(error)) from error
     state.wait_for_everyone()
     return directory
 
@@ -91,7 +125,7 @@ def open_run(recipe: Recipe, asked: dict[str, Any], *, overwrite: bool) -> RunDi
 def _make(directory: RunDirectory, asked: dict[str, Any], *, overwrite: bool) -> None:
     for name in OURS if overwrite else ():
         path = directory.path / name
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
     directory.path.mkdir(parents=True, exist_ok=True)
-    write_text(directory.asked, yaml.safe_dump(asked, sort_keys=False, allow_unicode=True))
+    write_text(directory.asked, dump(asked))
     directory.traceback.unlink(missing_ok=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,8 +19,11 @@ SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 SIZE = 32  # pixels
 
 
-def save_tokenizer(folder: Path, *, pad: bool = True) -> None:
-    """A word-level tokenizer with BERT's special tokens."""
+def save_tokenizer(folder: Path, *, pad: bool = True, token_types: bool = False) -> None:
+    """A word-level tokenizer with BERT's special tokens; without pad the end-of-sequence token has to do.
+
+    token_types: it tells the model which text of a pair a token stands in.
+    """
     vocabulary = {word: index for index, word in enumerate([*SPECIAL, *WORDS])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -30,10 +34,11 @@ def save_tokenizer(folder: Path, *, pad: bool = True) -> None:
     )
     names = {"unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
     names |= {"pad_token": "[PAD]"} if pad else {"eos_token": "[SEP]"}
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names).save_pretrained(folder)
+    inputs = ["input_ids", "token_type_ids", "attention_mask"] if token_types else ["input_ids", "attention_mask"]
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_input_names=inputs, **names).save_pretrained(folder)
 
 
-def _text_configs() -> dict[str, Callable[[], tuple[object, str]]]:
+def _text_configs() -> dict[str, Callable[[], tuple[Any, str]]]:
     vocab = len(SPECIAL) + len(WORDS)
     small = {"vocab_size": vocab, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
     bert = {**small, "intermediate_size": 32, "max_position_embeddings": 64}
@@ -70,16 +75,25 @@ def _text_configs() -> dict[str, Callable[[], tuple[object, str]]]:
 TEXT_FAMILIES = tuple(_text_configs())
 
 
-def save_text_model(family: str, folder: Path, *, seed: int = 0) -> Path:
-    """A pretrained-looking backbone of that family (random weights) with its tokenizer."""
+def save_text_model(family: str, folder: Path, *, seed: int = 0, labels: Sequence[str] = ()) -> Path:
+    """A pretrained-looking backbone of that family (random weights) with its tokenizer; a classifier for `labels`."""
     torch.manual_seed(seed)
     config, class_name = _text_configs()[family]()
+    if labels:
+        name_labels(config, labels)
+        class_name = class_name.removesuffix("Model") + "ForSequenceClassification"
     getattr(transformers, class_name)(config).save_pretrained(folder)
-    save_tokenizer(folder, pad=family != "gpt2")
+    save_tokenizer(folder, pad=family != "gpt2", token_types=family == "bert")
     return folder
 
 
-def _image_configs() -> dict[str, Callable[[], tuple[object, str]]]:
+def name_labels(config: Any, labels: Sequence[str]) -> None:
+    """Give a config these label names."""
+    config.id2label = dict(enumerate(labels))
+    config.label2id = {name: index for index, name in enumerate(labels)}
+
+
+def _image_configs() -> dict[str, Callable[[], tuple[Any, str]]]:
     return {
         "resnet": lambda: (
             transformers.ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic"),
@@ -106,31 +120,56 @@ def _image_configs() -> dict[str, Callable[[], tuple[object, str]]]:
             ),
             "SwinForImageClassification",
         ),
+        "deit": lambda: (
+            transformers.DeiTConfig(
+                hidden_size=16,
+                num_hidden_layers=2,
+                num_attention_heads=2,
+                intermediate_size=32,
+                image_size=SIZE,
+                patch_size=8,
+            ),
+            "DeiTForImageClassification",
+        ),
     }
 
 
 TRANSFORMERS_IMAGE_FAMILIES = tuple(_image_configs())
-TIMM_ARCHITECTURES = {"timm_resnet": "resnet10t", "timm_vgg": "vgg11", "timm_vit": "vit_tiny_patch16_224"}
-IMAGE_FAMILIES = (*TRANSFORMERS_IMAGE_FAMILIES, "timm_resnet")
+TIMM_ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {  # family -> (architecture, arguments)
+    "timm_resnet": ("test_resnet", {}),
+    "timm_efficientnet": ("test_efficientnet", {}),
+    "timm_vit": ("test_vit", {"img_size": SIZE}),
+    "timm_deit": ("deit_tiny_distilled_patch16_224", {"img_size": SIZE, "depth": 2, "embed_dim": 24}),
+    "timm_vgg": ("vgg11", {"mlp_ratio": 0.01}),
+}
+IMAGE_FAMILIES = ("resnet", "vit", "convnext", "swin", "timm_resnet")
+OTHER_IMAGE_FAMILIES = ("deit", "timm_efficientnet", "timm_vit", "timm_deit", "timm_vgg")
+PRETRAINED_CFG = {
+    "input_size": (3, SIZE, SIZE),
+    "mean": (0.5, 0.5, 0.5),
+    "std": (0.5, 0.5, 0.5),
+    "interpolation": "bicubic",
+    "crop_pct": 1.0,
+}
 
 
-def save_image_model(family: str, folder: Path, *, seed: int = 0, num_labels: int = 7) -> Path:
-    """A model of that family (random weights, placeholder labels) with its image processor."""
+def save_image_model(
+    family: str, folder: Path, *, seed: int = 0, num_labels: int = 7, labels: Sequence[str] = ()
+) -> Path:
+    """A model of that family (random weights) with its image processor; its labels are placeholders unless named."""
     torch.manual_seed(seed)
+    labels = labels or [f"LABEL_{index}" for index in range(num_labels)]
     if family in TIMM_ARCHITECTURES:
-        config = transformers.TimmWrapperConfig(architecture=TIMM_ARCHITECTURES[family], num_labels=num_labels)
-        config.pretrained_cfg = {
-            "input_size": (3, SIZE, SIZE),
-            "mean": (0.5, 0.5, 0.5),
-            "std": (0.5, 0.5, 0.5),
-            "interpolation": "bicubic",
-            "crop_pct": 1.0,
-        }
-        config.label_names = [f"LABEL_{index}" for index in range(num_labels)]
+        architecture, arguments = TIMM_ARCHITECTURES[family]
+        config = transformers.TimmWrapperConfig(
+            architecture=architecture, num_labels=len(labels), model_args=arguments or None
+        )
+        config.pretrained_cfg = dict(PRETRAINED_CFG)
+        config.label_names = list(labels)
         transformers.TimmWrapperForImageClassification(config).save_pretrained(folder)
         return folder
     config, class_name = _image_configs()[family]()
-    config.num_labels = num_labels
+    name_labels(config, labels)
     getattr(transformers, class_name)(config).save_pretrained(folder)
     transformers.ViTImageProcessor(size={"height": SIZE, "width": SIZE}).save_pretrained(folder)
     return folder

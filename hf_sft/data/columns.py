@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,8 @@ from hf_sft.data.labels import LabelColumn
 from hf_sft.data.splits import Split
 from hf_sft.errors import DataError, Finding, nearest
 from hf_sft.recipe import DataSet, Recipe
+
+JOINED = ("text", "text_pair")  # roles that several columns play together
 
 
 def columns_of(settings: DataSet, role: str) -> list[str]:
@@ -26,7 +29,11 @@ def check_columns(column_names: Sequence[str], roles: Mapping[str, bool], recipe
     for role, required in roles.items():
         if not required and role not in recipe.dataset.columns:
             continue
-        for column in columns_of(recipe.dataset, role):
+        named = columns_of(recipe.dataset, role)
+        if len(named) != 1 and role not in JOINED:
+            place, fix = f"dataset.columns.{role}", f"set dataset.columns: {{{role}: {named[0]}}}"
+            findings.append(Finding(place=place, expected="one column", found=", ".join(named), fix=fix))
+        for column in named:
             if column not in column_names:
                 findings.append(_missing(column, role, column_names, what))
     if findings:
@@ -36,6 +43,9 @@ def check_columns(column_names: Sequence[str], roles: Mapping[str, bool], recipe
 def _missing(column: str, role: str, column_names: Sequence[str], what: str) -> Finding:
     fix = nearest(column, column_names) if role in column_names or column != role else ""
     guess = next((name for name in column_names if role in name or name in role), "...")
+    separator = next((mark for mark in ";\t|" if mark in "".join(column_names)), None)
+    if len(column_names) == 1 and separator:
+        fix = f"set dataset.options: {{sep: {json.dumps(separator)}}}"
     return Finding(
         place=f"dataset.columns.{role}",
         expected=f"a column {column!r} in {what}",
@@ -63,18 +73,23 @@ def check_texts(split: Split, columns: Sequence[str], role: str) -> None:
             found = f"column {column!r} of type {getattr(feature, 'dtype', None) or type(feature).__name__}"
             fix = "name the column that holds the text"
             raise DataError(Finding(place=f"dataset.columns.{role}", expected="text", found=found, fix=fix))
-        values = split.rows.select_columns([column]).with_format("arrow")[:][column]
-        if values.null_count:
-            rows = pyarrow.compute.indices_nonzero(values.is_null()).to_pylist()
-            numbers = ", ".join(str(int(split.row_ids[row])) for row in rows[:5])
-            raise DataError(
-                Finding(
-                    place=f"dataset.columns.{role}",
-                    expected="text in every row",
-                    found=f"column {column!r} is empty (null) in {len(rows):,} rows of {split.source}: {numbers}",
-                    fix="fill or drop those rows",
-                )
+        check_filled(split, column, role)
+
+
+def check_filled(split: Split, column: str, role: str) -> None:
+    """Raises DataError unless every row has a value in the column."""
+    values = split.rows.select_columns([column]).with_format("arrow")[:][column]
+    if values.null_count:
+        rows = pyarrow.compute.indices_nonzero(values.is_null()).to_pylist()
+        numbers = ", ".join(str(int(split.row_ids[row])) for row in rows[:5])
+        raise DataError(
+            Finding(
+                place=f"dataset.columns.{role}",
+                expected=f"{role.partition('_')[0]} in every row",
+                found=f"column {column!r} is empty (null) in {len(rows):,} rows of {split.source}: {numbers}",
+                fix="fill or drop those rows",
             )
+        )
 
 
 def joined(batch: Mapping[str, Sequence[Any]], columns: Sequence[str]) -> list[str]:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from hf_sft.data.label_checks import check_settings, check_values
 from hf_sft.errors import DataError, Finding, nearest
 from hf_sft.recipe import DataSet, ProblemName
 
@@ -45,9 +46,11 @@ class LabelColumn:
     @property
     def unlabelled(self) -> bool:
         """Whether no row has a label: nulls, or -1 throughout (how the Hub hides the labels of a test split)."""
-        return all(self.is_missing(value) or value == -1 for value in self.values)
+        return all(self.is_missing(value) or value in (-1, "-1", [-1]) for value in self.values)
 
     def is_missing(self, value: Any) -> bool:
+        if isinstance(value, (list, tuple)):
+            return any(self.is_missing(item) for item in value)
         if value is None or (isinstance(value, float) and math.isnan(value)):
             return True
         return self.class_names is not None and value == -1
@@ -91,16 +94,29 @@ def decide_problem(column: LabelColumn, settings: DataSet) -> tuple[ProblemName,
 
 def label_names(value: Any, column: LabelColumn, settings: DataSet) -> list[str]:
     """The names one cell stands for, after dataset.label_map; dropped labels are left out."""
-    values = list(value) if isinstance(value, (list, tuple)) else [value]
-    known = column.class_names or (tuple(settings.labels) if settings.labels else None)
-    mapping = {str(key): name for key, name in (settings.label_map or {}).items()}
+    known, mapping = _known_names(column, settings), _mapping(settings)
     names = []
-    for item in values:
-        name = name_of(item, known)
-        mapped = mapping.get(name, mapping.get(str(item), name) if known else name)
+    for item in value if isinstance(value, (list, tuple)) else [value]:
+        mapped = _map(name_of(item, known), name_of(item, None), mapping, known)
         if mapped is not None:
-            names.append(str(mapped))
+            names.append(mapped)
     return list(dict.fromkeys(names))
+
+
+def _known_names(column: LabelColumn, settings: DataSet) -> Sequence[str] | None:
+    return column.class_names or settings.labels or None
+
+
+def _mapping(settings: DataSet) -> dict[str, str | None]:
+    """dataset.label_map with keys as labels are named: 1, 1.0 and "1" are one key."""
+    return {name_of(key, None): None if name is None else str(name) for key, name in (settings.label_map or {}).items()}
+
+
+def _map(name: str, identifier: str, mapping: Mapping[str, str | None], known: Sequence[str] | None) -> str | None:
+    """What the map makes of a label. A key is a name; where no label has that name, an id."""
+    if name not in mapping and identifier in mapping and identifier not in (known or ()):
+        return mapping[identifier]
+    return mapping.get(name, name)
 
 
 def targets_as_names(column: LabelColumn, problem: ProblemName, settings: DataSet) -> list[Any]:
@@ -120,27 +136,34 @@ def targets_as_names(column: LabelColumn, problem: ProblemName, settings: DataSe
 
 def _number(value: Any) -> float:
     try:
-        return float(value)
+        number = float(value)
     except (TypeError, ValueError):
-        raise DataError(
-            Finding(
-                place="dataset.columns.label",
-                expected="numbers (dataset.problem is regression)",
-                found=repr(value)[:60],
-                fix="set dataset.problem: single_label, or name another column",
-            )
-        ) from None
+        number = math.nan
+    if math.isfinite(number):
+        return number
+    raise DataError(
+        Finding(
+            place="dataset.columns.label",
+            expected="numbers (dataset.problem is regression)",
+            found=repr(value)[:60],
+            fix="set dataset.problem: single_label, or name another column",
+        )
+    )
 
 
 def decide_labels(columns: Mapping[str, LabelColumn], settings: DataSet) -> tuple[Labels, list[str]]:
     """The label map over the union of all labelled splits, and what a reader should know about it.
 
-    Raises DataError when fewer than two classes are found.
+    Raises DataError for labels that do not fit the problem or the recipe, and when train has fewer than two classes.
     """
     train = columns["train"]
     problem, why = decide_problem(train, settings)
+    check_settings(problem, train.class_names, settings)
+    for split, column in columns.items():
+        check_values(split, column.values, problem)
     if problem == "regression":
         return Labels(problem=problem, names=(str(settings.columns.get("label", "label")),)), [why]
+    _check_map(settings, columns)
     counts: dict[str, Counter[str]] = {}
     for split, column in columns.items():
         entries = targets_as_names(column, problem, settings)
@@ -150,37 +173,44 @@ def decide_labels(columns: Mapping[str, LabelColumn], settings: DataSet) -> tupl
         counts[split] = Counter(flat)
     found = set().union(*counts.values())
     names = _ordered(found, train, settings)
-    if len(names) < (2 if problem == "single_label" else 1):
+    learned = [name for name in names if counts["train"][name]]
+    if len(learned) < (2 if problem == "single_label" else 1):
         raise DataError(
             Finding(
                 place="dataset.columns.label",
-                expected="at least two classes",
-                found=", ".join(map(repr, names)) or "no label",
+                expected="at least two classes in train" if problem == "single_label" else "a label in train",
+                found=", ".join(map(repr, learned)) or "no label",
                 fix="check the label column, label_map and the splits",
             )
         )
-    _check_map(settings, columns)
     return Labels(problem=problem, names=tuple(names)), [why, *_warnings(names, counts)]
 
 
 def _ordered(found: set[str], train: LabelColumn, settings: DataSet) -> list[str]:
     """Declared order where there is one; integers by value, others by the alphabet; mapped names by their sources."""
-    declared = train.class_names or settings.labels
-    mapping = {str(key): value for key, value in (settings.label_map or {}).items()}
+    declared, mapping = _known_names(train, settings), _mapping(settings)
     if declared:
-        mapped = [mapping.get(name, mapping.get(str(index), name)) for index, name in enumerate(declared)]
-        ordered = [str(name) for name in dict.fromkeys(mapped) if name is not None]
-        return ordered + _natural(found - set(ordered))
-    if mapping:
-        sources = _natural(set(mapping) | (found - {str(name) for name in mapping.values()}))
-        targets = dict.fromkeys(str(mapping.get(source, source)) for source in sources)
+        mapped = (_map(name, str(index), mapping, declared) for index, name in enumerate(declared))
+        ordered = list(dict.fromkeys(name for name in mapped if name is not None))
+        others = _natural(found - set(ordered))
+        if settings.labels and others:
+            expected = "labels that dataset.labels names: " + _some(settings.labels)
+            fix = "name every label in dataset.labels, or none"
+            raise DataError(Finding(place="dataset.labels", expected=expected, found=_some(others), fix=fix))
+        return ordered + others
+    if mapping and not _are_integers(found):
+        sources = _natural(set(mapping) | (found - {name for name in mapping.values() if name is not None}))
+        targets = dict.fromkeys(mapping.get(source, source) for source in sources)
         return [name for name in targets if name in found]
     return _natural(found)
 
 
 def _natural(names: set[str]) -> list[str]:
-    integers = all(name.removeprefix("-").isdecimal() for name in names)
-    return sorted(names, key=int) if integers else sorted(names)
+    return sorted(names, key=lambda name: (int(name), name)) if _are_integers(names) else sorted(names)
+
+
+def _are_integers(names: set[str]) -> bool:
+    return all(name.removeprefix("-").isdecimal() for name in names)
 
 
 def _check_map(settings: DataSet, columns: Mapping[str, LabelColumn]) -> None:
@@ -189,20 +219,20 @@ def _check_map(settings: DataSet, columns: Mapping[str, LabelColumn]) -> None:
         return
     seen: set[str] = set()
     for column in columns.values():
-        known = column.class_names or (tuple(settings.labels) if settings.labels else None)
+        known = _known_names(column, settings)
+        seen.update(known or ())
         for value in column.values:
             for item in value if isinstance(value, (list, tuple)) else [value]:
                 if not column.is_missing(item):
-                    seen |= {str(item), name_of(item, known)}
-        seen |= set(known or ())
-    wrong = [str(key) for key in settings.label_map if str(key) not in seen]
+                    seen |= {name_of(item, None), name_of(item, known)}
+    wrong = [key for key in _mapping(settings) if key not in seen]
     if wrong:
         raise DataError(
             [
                 Finding(
                     place="dataset.label_map",
                     expected="labels that stand in the data",
-                    found=key,
+                    found=key or "an empty name",
                     fix=nearest(key, sorted(seen)),
                 )
                 for key in wrong
@@ -221,5 +251,5 @@ def _warnings(names: list[str], counts: Mapping[str, Counter[str]]) -> list[str]
     return warnings
 
 
-def _some(names: list[str]) -> str:
+def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")

@@ -7,14 +7,23 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict, load_dataset, load_from_disk
-from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
+from datasets.exceptions import (
+    CastError,
+    DatasetGenerationCastError,
+    DatasetGenerationError,
+    DatasetNotFoundError,
+    DatasetsError,
+)
+from yaml import YAMLError
 
 from hf_sft.data.bundled import PREFIX, load_bundled
 from hf_sft.errors import DataError, Finding
-from hf_sft.recipe import Recipe
+from hf_sft.recipe import DataSet, Recipe
 
 Source: TypeAlias = DatasetDict | IterableDatasetDict
 READERS = ("csv", "json", "parquet", "imagefolder", "text", "arrow")
+# What the readers of `datasets` raise for files and options they cannot use.
+_READING = (ValueError, TypeError, KeyError, AttributeError, OSError, ImportError, RuntimeError)
 EXTENSIONS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet", ".arrow": "arrow"}
 
 
@@ -32,16 +41,18 @@ def load_source(recipe: Recipe, data: Mapping[str, Any] | None = None) -> tuple[
     path = recipe.locate(settings.path)
     try:
         loaded = _read(recipe, path)
-    except FileNotFoundError as error:
-        raise _unreadable(path, str(error), "check the path; relative paths start from the recipe's folder") from error
     except (ConnectionError, DatasetNotFoundError) as error:
         fix = "check the id and the connection, or name a local file or folder, or bundled:reviews"
-        raise _unreadable(path, str(error).splitlines()[0], fix) from error
+        raise _unreadable(path, _reason(error), fix) from error
+    except FileNotFoundError as error:
+        reason = _reason(error).partition(" with any supported extension")[0]
+        raise _unreadable(path, reason, "check the path; relative paths start from the recipe's folder") from error
     except DatasetGenerationError as error:
         raise _unreadable(path, _first_cause(error), "mend the file, or set dataset.options for its reader") from error
-    except (ValueError, TypeError, KeyError, OSError, UnicodeError, ImportError, RuntimeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise _unreadable(path, reason, "check dataset.path, data_files and options") from error
+    except StopIteration as error:  # the json reader asks an empty file for its first row
+        raise _unreadable(path, "a file without rows", "check dataset.path and data_files") from error
+    except (*_READING, DatasetsError, YAMLError) as error:
+        raise _unreadable(path, _reason(error), "check dataset.path, data_files and options") from error
     if isinstance(loaded, (Dataset, IterableDataset)):
         kind = DatasetDict if isinstance(loaded, Dataset) else IterableDatasetDict
         loaded = kind({"train": loaded})
@@ -52,21 +63,42 @@ def _read(recipe: Recipe, path: str) -> Any:
     settings = recipe.dataset
     options = {**settings.options, "streaming": settings.streaming}
     files = recipe.located_data_files()
-    if settings.path in READERS and not Path(path).exists():
-        return load_dataset(settings.path, settings.name, data_files=files, **_folders_located(recipe, options))
+    if path in READERS:
+        if files is None and "data_dir" not in options:  # `datasets` would read the whole working directory
+            fix = "set dataset.data_files: {train: ..., test: ...}, or options: {data_dir: ...}"
+            place, expected = "dataset.data_files", f"the files that {path} reads"
+            raise DataError(Finding(place=place, expected=expected, found="none", fix=fix))
+        return load_dataset(path, settings.name, data_files=files, **_folders_located(recipe, options))
     local = Path(path)
+    if not local.is_absolute() and (local.suffix in EXTENSIONS or local.exists()):  # in the working directory
+        raise FileNotFoundError(f"no file or folder {recipe.folder / path}")
     if local.is_file():
+        _refuse(settings, ("data_files", "name"), "a single file")
         reader, suffix = _reader_of(local)
         if suffix == ".tsv":
             options = {"sep": "\t", **options}
         return load_dataset(reader, data_files=str(local), **options)
     if local.is_dir():
         if any((local / name).exists() for name in ("dataset_dict.json", "dataset_info.json", "state.json")):
+            _refuse(settings, ("data_files", "name", "options"), "a folder saved by datasets")
             return load_from_disk(str(local))
         return load_dataset(str(local), settings.name, data_files=files, **options)
     if local.is_absolute():
         raise FileNotFoundError(f"no file or folder {local}")
     return load_dataset(path, settings.name, data_files=settings.data_files, **options)
+
+
+def _refuse(settings: DataSet, keys: tuple[str, ...], what: str) -> None:
+    """A key that would have no effect is a mistake."""
+    given = {key: getattr(settings, key) for key in keys if getattr(settings, key)}
+    if given:
+        expected = f"nothing, as dataset.path is {what}"
+        raise DataError(
+            [
+                Finding(place=f"dataset.{key}", expected=expected, found=str(value), fix="remove this key")
+                for key, value in given.items()
+            ]
+        )
 
 
 def _folders_located(recipe: Recipe, options: dict[str, Any]) -> dict[str, Any]:
@@ -83,30 +115,39 @@ def _reader_of(file: Path) -> tuple[str, str]:
 
 
 def _from_memory(data: Mapping[str, Any]) -> DatasetDict:
-    splits = {}
-    for name, rows in data.items():
-        if isinstance(rows, Dataset):
-            splits[name] = rows
-        elif hasattr(rows, "to_dict") and hasattr(rows, "columns"):  # a pandas frame; pandas itself is not needed here
-            splits[name] = Dataset.from_pandas(rows, preserve_index=False)
-        else:
-            raise DataError(
-                Finding(
-                    place=f"data[{name!r}]",
-                    expected="a datasets.Dataset or a pandas.DataFrame",
-                    found=type(rows).__name__,
-                    fix="datasets.Dataset.from_dict or from_list makes one",
-                )
-            )
-    if not splits:
-        raise DataError(Finding(place="data", expected="at least {'train': ...}", found="no split"))
-    return DatasetDict(splits)
+    if not isinstance(data, Mapping):
+        found, fix = type(data).__name__, "{'train': rows} names it"
+        raise DataError(Finding(place="data", expected="splits by name", found=found, fix=fix))
+    if not data:
+        fix = "fine_tune(recipe, data={'train': rows})"
+        raise DataError(Finding(place="data", expected="at least {'train': ...}", found="no split", fix=fix))
+    return DatasetDict({str(name): _rows_in_memory(str(name), rows) for name, rows in data.items()})
+
+
+def _rows_in_memory(name: str, rows: Any) -> Dataset:
+    expected, found = "a datasets.Dataset or a pandas.DataFrame", type(rows).__name__
+    if isinstance(rows, Dataset):
+        return rows.with_format(None)  # values as stored, whatever the notebook reads them as
+    if hasattr(rows, "to_dict") and hasattr(rows, "columns"):  # a pandas frame; pandas itself is not needed here
+        try:
+            return Dataset.from_pandas(rows, preserve_index=False)
+        except (TypeError, ValueError, NotImplementedError) as error:  # pyarrow's errors
+            expected, found = "columns of one type each", str(error.args[-1] if error.args else error)
+    fix = "datasets.Dataset.from_dict or from_list makes one"
+    raise DataError(Finding(place=f"data[{name!r}]", expected=expected, found=found, fix=fix))
+
+
+def _reason(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _first_cause(error: BaseException) -> str:
-    while error.__cause__ is not None:
+    while error.__cause__ is not None and not isinstance(error, DatasetGenerationCastError):
         error = error.__cause__
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    different = error if isinstance(error, CastError) else error.__context__
+    if isinstance(different, CastError):  # which says no more in its first line than that it could not cast
+        return f"files with different columns: {different.details()}"[:300]
+    return _reason(error)
 
 
 def _unreadable(path: str, found: str, fix: str) -> DataError:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from datasets import Dataset, DatasetDict
+from datasets import ClassLabel, Dataset, DatasetDict, Value
 from datasets.arrow_reader import ReadInstruction
 from numpy.typing import NDArray
 from sklearn.model_selection import GroupShuffleSplit, train_test_split
@@ -20,6 +20,8 @@ USUAL_NAMES = {
     "validation": ("validation", "valid", "val", "dev", "eval"),
     "test": ("test", "testing"),
 }
+
+Piece = tuple[str, int, int]  # split of the source, first row, row after the last
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,17 +66,37 @@ def name_splits(names: Sequence[str], settings: DataSet) -> dict[str, str]:
 
 def select_splits(source: DatasetDict, settings: DataSet) -> dict[str, Split]:
     """Role -> rows. Raises DataError for splits and slices that do not exist, and for empty ones."""
-    splits = {}
+    splits, taken = {}, {}
     for role, spec in name_splits(list(source), settings).items():
-        pieces = _absolute(spec, source, role)
-        rows = [source[name].select(range(start, stop)) for name, start, stop in pieces]
-        ids = np.concatenate([np.arange(start, stop) for _, start, stop in pieces])
-        if not len(ids):
+        pieces = taken[role] = _absolute(spec, source, role)
+        if not pieces:
             fix = "check dataset.splits and the files"
             raise DataError(Finding(place=f"dataset.splits.{role}", expected="rows", found=f"none in {spec}", fix=fix))
+        rows = [source[name].select(range(start, stop)) for name, start, stop in pieces]
+        ids = np.concatenate([np.arange(start, stop) for _, start, stop in pieces])
         joined = rows[0] if len(rows) == 1 else _concatenated(rows)
         splits[role] = Split(rows=joined, row_ids=ids.astype(np.int64), source=spec)
+    _check_apart(taken)
+    if settings.group_column:
+        _check_group_column(splits["train"].rows, settings.group_column)
     return splits
+
+
+def _check_apart(taken: Mapping[str, list[Piece]]) -> None:
+    """Rows of the test split must not stand elsewhere: they would be trained on, or choose the checkpoint."""
+    findings = []
+    for role, pieces in taken.items():
+        shared = sum(_overlap(one, other) for one in pieces for other in taken.get("test", ()))
+        if role != "test" and shared:
+            expected, found = "rows that stand in no other split", f"{shared:,} of them in {role} as well"
+            fix = f"slice {role} and test apart, or set dataset.splits: {{test: null}}"
+            findings.append(Finding(place="dataset.splits.test", expected=expected, found=found, fix=fix))
+    if findings:
+        raise DataError(findings)
+
+
+def _overlap(one: Piece, other: Piece) -> int:
+    return max(0, min(one[2], other[2]) - max(one[1], other[1])) if one[0] == other[0] else 0
 
 
 def _concatenated(rows: list[Dataset]) -> Dataset:
@@ -83,8 +105,10 @@ def _concatenated(rows: list[Dataset]) -> Dataset:
     return concatenate_datasets(rows)
 
 
-def _absolute(spec: str, source: DatasetDict, role: str) -> list[tuple[str, int, int]]:
+def _absolute(spec: str, source: DatasetDict, role: str) -> list[Piece]:
     sizes = {name: len(rows) for name, rows in source.items()}
+    if spec in sizes:  # whatever characters its name holds
+        return [(spec, 0, sizes[spec])] if sizes[spec] else []
     try:
         instructions = ReadInstruction.from_spec(spec).to_absolute(sizes)
     except (ValueError, AssertionError) as error:
@@ -94,10 +118,11 @@ def _absolute(spec: str, source: DatasetDict, role: str) -> list[tuple[str, int,
         raise DataError(
             Finding(place=f"dataset.splits.{role}", expected="a split of the data", found=found, fix=fix)
         ) from None
-    return [
+    pieces = [
         (piece.splitname, piece.from_ or 0, sizes[piece.splitname] if piece.to is None else piece.to)
         for piece in instructions
     ]
+    return [piece for piece in pieces if piece[1] < piece[2]]
 
 
 def cut_validation(
@@ -111,10 +136,12 @@ def cut_validation(
     """
     positions, fraction = np.arange(len(train)), settings.validation_fraction
     if settings.group_column:
-        groups = _group_values(train, settings.group_column)
-        if len(set(groups)) < 2:
+        groups = _group_values(train.rows, settings.group_column)
+        number = len(set(groups))
+        if number < 2:
             raise _too_few(f"one group in {settings.group_column}")
-        cut = GroupShuffleSplit(n_splits=1, test_size=fraction, random_state=seed)
+        held = min(max(1, round(fraction * number)), number - 1)
+        cut = GroupShuffleSplit(n_splits=1, test_size=held, random_state=seed)
         rest, validation = next(cut.split(positions, groups=groups))
         how = f"grouped by {settings.group_column}"
     else:
@@ -131,21 +158,21 @@ def cut_validation(
             stratify=names if stratified else None,
         )
         how = "stratified by label" if stratified else "at random"
-    words = f"validation: {len(validation):,} rows cut from train ({fraction:.0%}, {how}, seed {seed})"
+    words = f"validation: {len(validation):,} rows cut from train ({100 * fraction:.3g}%, {how}, seed {seed})"
     return np.sort(rest), np.sort(validation), words
 
 
-def _group_values(train: Split, column: str) -> list[Any]:
-    if column not in train.rows.column_names:
-        raise DataError(
-            Finding(
-                place="dataset.group_column",
-                expected="a column of the data",
-                found=column,
-                fix=nearest(column, train.rows.column_names),
-            )
-        )
-    return train.rows.select_columns([column])[:][column]
+def _check_group_column(rows: Dataset, column: str) -> None:
+    if column not in rows.column_names:
+        fix = nearest(column, rows.column_names)
+        raise DataError(Finding(place="dataset.group_column", expected="a column of the data", found=column, fix=fix))
+    if not isinstance(rows.features[column], (Value, ClassLabel)) or None in _group_values(rows, column):
+        found, fix = f"{column!r} with lists, structures or nulls", "give every row the name of its group"
+        raise DataError(Finding(place="dataset.group_column", expected="one value per row", found=found, fix=fix))
+
+
+def _group_values(rows: Dataset, column: str) -> list[Any]:
+    return rows.select_columns([column])[:][column]
 
 
 def _too_few(found: str) -> DataError:

@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from torch import nn
 
 from hf_sft.data.labels import Labels
 from hf_sft.errors import Finding, ModelError, nearest
 from hf_sft.modeling import timm_models
-from hf_sft.modeling.anatomy import head_parameters, may_be_new, output_layer
+from hf_sft.modeling.anatomy import head_parameters, may_be_new, output_layers
 from hf_sft.modeling.source import ModelSource, find_model
 from hf_sft.recipe import Recipe
-from hf_sft.tasks.task import Task
+
+if TYPE_CHECKING:
+    from hf_sft.tasks.task import Task
+
+DECIDED_BY_DATA = {
+    **dict.fromkeys(("id2label", "label2id", "label_names"), "see dataset.labels and dataset.label_map"),
+    **dict.fromkeys(("num_labels", "num_classes"), "every label of the data has an output; see dataset.label_map"),
+    "problem_type": "set dataset.problem",
+    "hf_sft_thresholds": "thresholds are chosen on the validation split",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,17 +56,17 @@ def build_model(recipe: Recipe, task: Task, labels: Labels, *, trust_remote_code
         config = timm_models.make_config(source.architecture)
         known = timm_models.known_labels(source)
     else:
-        config = _load_config(source, recipe, trust_remote_code)
+        config = _load_config(source, recipe, task, trust_remote_code)
         known = _label_names(config) if not source.random else None
-    kept = _decide_head(recipe, labels, known)
+    kept = _decide_head(recipe, source, labels, known)
     if kept is not None:
         labels = labels.reordered(kept)
-    processor = task.load_processor(source.name, recipe, config, trust_remote_code)
+    processor = _load_processor(source, recipe, task, config, trust_remote_code)
     _set_labels(config, labels, task)
     _override(config, recipe.model.config)
     with _quiet():
         if source.random:
-            model = _auto(task).from_config(config, trust_remote_code=trust_remote_code).to(torch.float32)
+            model = _auto(task).from_config(config, dtype=torch.float32, trust_remote_code=trust_remote_code)
             new, report = frozenset(n for n, _ in model.named_parameters()), "random weights: nothing is loaded"
         elif source.architecture is not None:
             model, new, report = timm_models.load(source, config)
@@ -86,16 +97,31 @@ def _quiet() -> Iterator[None]:
             transformers.logging.enable_progress_bar()
 
 
-def _load_config(source: ModelSource, recipe: Recipe, trust_remote_code: bool) -> Any:
+def _load_config(source: ModelSource, recipe: Recipe, task: Task, trust_remote_code: bool) -> Any:
     try:
-        return transformers.AutoConfig.from_pretrained(
+        config = transformers.AutoConfig.from_pretrained(
             source.name, revision=recipe.model.revision, trust_remote_code=trust_remote_code
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, StrictDataclassError) as error:
         found = (str(error).splitlines() or [type(error).__name__])[0]
         fix = "check the id and the connection, or name a local folder or package:<python package>/<folder>"
         place = "model.name"
         raise ModelError(Finding(place=place, expected=f"a model at {source.name}", found=found, fix=fix)) from error
+    if type(config) not in _auto(task)._model_mapping and not (trust_remote_code and hasattr(config, "auto_map")):
+        expected, found = f"an architecture that can do {task.name}", f"{config.model_type} ({source.name})"
+        raise ModelError(Finding(place="model.name", expected=expected, found=found, fix="is the task the right one?"))
+    if config.model_type == "timm_wrapper" and config.model_args:
+        config.model_args.pop("num_classes", None)  # timm's save_for_hf writes it; the wrapper would pass it twice
+    return config
+
+
+def _load_processor(source: ModelSource, recipe: Recipe, task: Task, config: Any, trust_remote_code: bool) -> Any:
+    try:
+        return task.load_processor(source.name, recipe, config, trust_remote_code)
+    except (OSError, ValueError) as error:
+        found = (str(error).splitlines() or [type(error).__name__])[0]
+        expected = f"a tokenizer or image processor beside the weights of {source.name}"
+        raise ModelError(Finding(place="model.name", expected=expected, found=found)) from error
 
 
 def _label_names(config: Any) -> list[str] | None:
@@ -108,11 +134,13 @@ def _label_names(config: Any) -> list[str] | None:
     return None if placeholders or not classifier else names
 
 
-def _decide_head(recipe: Recipe, labels: Labels, known: list[str] | None) -> list[str] | None:
+def _decide_head(
+    recipe: Recipe, source: ModelSource, labels: Labels, known: list[str] | None
+) -> list[str] | None:
     """The label order of the checkpoint when its head is kept, else None."""
     same = known is not None and set(known) == set(labels.names) and len(known) == len(labels.names)
     if recipe.model.head == "keep" and not same:
-        found = "no named labels" if known is None else ", ".join(known[:10])
+        found = f"{source.name} with " + ("no named labels" if known is None else ", ".join(known[:10]))
         expected = "a checkpoint whose labels are " + ", ".join(labels.names[:10])
         fix = "set model.head: auto, or rename labels with dataset.label_map"
         raise ModelError(Finding(place="model.head", expected=expected, found=found, fix=fix))
@@ -129,21 +157,21 @@ def _set_labels(config: Any, labels: Labels, task: Task) -> None:
 
 
 def _override(config: Any, overrides: dict[str, Any]) -> None:
-    known = config.to_dict()
-    findings = [
-        Finding(
-            place=f"model.config.{key}",
-            expected=f"a setting of {type(config).__name__}",
-            found=key,
-            fix=nearest(key, known),
-        )
-        for key in overrides
-        if key not in known
-    ]
+    known = [key for key in config.to_dict() if key not in DECIDED_BY_DATA]
+    findings = []
+    for key, value in overrides.items():
+        expected, fix = f"a setting of {type(config).__name__}", nearest(key, known)
+        if key in DECIDED_BY_DATA:
+            expected, fix = "a setting that the data do not decide", DECIDED_BY_DATA[key]
+        elif key in known:
+            try:
+                setattr(config, key, value)
+                continue
+            except (TypeError, ValueError, StrictDataclassError) as error:
+                expected, fix = "a value that the setting can have", " ".join(str(error).split())
+        findings.append(Finding(place=f"model.config.{key}", expected=expected, found=f"{key}: {value}", fix=fix))
     if findings:
         raise ModelError(findings)
-    for key, value in overrides.items():
-        setattr(config, key, value)
 
 
 def _load(
@@ -160,20 +188,22 @@ def _load(
             use_safetensors=True,
             trust_remote_code=trust,
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         found = (str(error).splitlines() or [type(error).__name__])[0]
         expected = f"a {task.name} model with safetensors weights at {source.name}"
         raise ModelError(Finding(place="model.name", expected=expected, found=found)) from error
-    before = {name: tuple(shape) for name, shape, _ in info["mismatched_keys"]}
-    new = set(info["missing_keys"]) | set(before)
+    before = {name: shape[0] for name, shape, _ in info["mismatched_keys"] if shape}
+    new = set(info["missing_keys"]) | {name for name, _, _ in info["mismatched_keys"]}
     _check_only_head_is_new(model, new, source)
-    name, layer = output_layer(model, config.num_labels)
-    inside = {f"{name}.{part}" for part, _ in layer.named_parameters()}
+    layers = output_layers(model, config.num_labels)
+    inside = {f"{name}.{part}" for name, layer in layers.items() for part, _ in layer.named_parameters()}
     if not keep and not inside <= new:
-        initialise(model, layer)
+        before |= dict.fromkeys(inside - new, config.num_labels)
         new |= inside
+        for layer in layers.values():
+            initialise(model, layer)
     loaded = len(model.state_dict()) - len(new)
-    return model, frozenset(new), _report(name, layer, before, new, inside, loaded)
+    return model, frozenset(new), _report(layers, before, new, inside, loaded, config.num_labels)
 
 
 def _check_only_head_is_new(model: nn.Module, new: set[str], source: ModelSource) -> None:
@@ -194,13 +224,19 @@ def initialise(model: Any, layer: nn.Module) -> None:
 
 
 def _report(
-    name: str, layer: nn.Module, before: dict[str, tuple[int, ...]], new: set[str], inside: set[str], loaded: int
+    layers: Mapping[str, nn.Module],
+    before: Mapping[str, int],
+    new: set[str],
+    inside: set[str],
+    loaded: int,
+    outputs: int,
 ) -> str:
-    outputs = layer.weight.shape[0]  # type: ignore[index]
+    name = " and ".join(layers)
+    sizes = [before[f"{layer}.weight"] for layer in layers if f"{layer}.weight" in before]
     if not inside & new:
         head = f"{name}: kept, {outputs} outputs"
-    elif f"{name}.weight" in before:
-        head = f"{name} {before[f'{name}.weight'][0]} -> {outputs} re-initialised"
+    elif sizes:
+        head = f"{name} {sizes[0]} -> {outputs} re-initialised"
     else:
         head = f"{name}: new, {outputs} outputs"
     others = sorted(new - inside)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import chain, islice
 from typing import Any
 
 from torch import nn
@@ -11,11 +12,14 @@ from torch import nn
 from hf_sft.modeling.anatomy import head_parameters
 from hf_sft.modeling.tuning import Rule
 
-# Tables of positions and single learned tokens: shrinking them towards zero has no meaning (BEiT, DeiT, timm agree).
+# Tables of positions, single learned tokens and scales: shrinking them towards zero has no meaning (BEiT, DeiT, Swin
+# and timm's `no_weight_decay` agree). Biases and norms of any shape (ConvNeXt V2's GRN, attention biases) are found by
+# their names too, for not all of them are vectors.
 NO_DECAY = re.compile(
-    r"(^|[._])(cls_token|class_token|dist_token|distillation_token|mask_token|reg_token|register_tokens|pos_embed|"
-    r"position_embeddings?|position_embedding|position_ids|wpe|relative_position_bias_table|relative_attention_bias|"
-    r"layer_scale\w*|gamma\w*|lambda_[12])([._]|$)"
+    r"(^|[._])(cls_token\d*|class_token|dist_token|distillation_token|mask_token|reg_token|register_tokens|"
+    r"pos_embed\d*|embed_positions|positions_embed|position_embeddings?|position_ids|wpe|patch_pos|pixel_pos|"
+    r"rel_pos_\w+|relative_position_bias_table|relative_attention_bias|cpb_mlp|continuous_position_bias_mlp|"
+    r"attention_biases|bias|grn|layer_scale\w*|logit_scale|temperature|alpha|gamma\w*|lambda_[12])([._]|$)"
 )
 
 
@@ -27,16 +31,28 @@ def decays(name: str, parameter: nn.Parameter) -> bool:
 def freeze(model: nn.Module, rules: Mapping[str, Rule]) -> list[nn.Module]:
     """Set requires_grad by the rules -> every module inside a frozen part.
 
-    These stay in eval mode during training: dropout off, BatchNorm statistics untouched.
+    These stay in eval mode during training: dropout off, BatchNorm statistics untouched. A module without parameters
+    (dropout, most often) belongs to the next one beside it that has some, the last to the one before.
     """
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(rules[name].lr_scale > 0)
-    frozen: dict[int, nn.Module] = {}
-    for module in model.modules():
-        parameters = list(module.parameters())
-        if parameters and not any(parameter.requires_grad for parameter in parameters):
-            frozen.update((id(part), part) for part in module.modules())
-    return list(frozen.values())
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        return list(model.modules())
+    return list(_frozen_modules(model))
+
+
+def _frozen_modules(model: nn.Module) -> Iterator[nn.Module]:
+    """Those below a module that is not frozen as a whole."""
+    parts = list(model.children())
+    for position, part in enumerate(parts):
+        deciding = list(part.parameters())
+        if not deciding:
+            beside = chain(parts[position + 1 :], reversed(parts))
+            deciding = list(islice((parameter for other in beside for parameter in other.parameters()), 1))
+        if deciding and not any(parameter.requires_grad for parameter in deciding):
+            yield from part.modules()
+        else:
+            yield from _frozen_modules(part)
 
 
 def parameter_groups(

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Mapping
 from typing import Any
 
 import timm
+from safetensors import SafetensorError
 from timm.models import load_state_dict
-from timm.models._helpers import remap_state_dict
 from transformers import TimmWrapperConfig, TimmWrapperForImageClassification
 
 from hf_sft.errors import Finding, ModelError, nearest
-from hf_sft.modeling.anatomy import output_layer
+from hf_sft.modeling.anatomy import output_layers
 from hf_sft.modeling.source import ModelSource
 
 
@@ -38,53 +39,52 @@ def known_labels(source: ModelSource) -> list[str] | None:
 def load(source: ModelSource, config: Any) -> tuple[Any, frozenset[str], str]:
     """The checkpoint's weights below a new classifier: (model, new parameters, report).
 
-    timm's remapping by order of keys is used when the names differ, and only where every shape agrees.
+    Keys of other names are taken by their order, and only where every shape agrees.
     Raises ModelError for a checkpoint that needs code to load, or does not fit the architecture.
     """
     place = "model.weights"
     try:
         state = load_state_dict(str(source.weights), weights_only=True)
-    except (RuntimeError, OSError, ValueError, pickle.UnpicklingError) as error:
-        found = (str(error).splitlines() or [type(error).__name__])[0]
+    except (RuntimeError, OSError, ValueError, pickle.UnpicklingError, SafetensorError) as error:
+        found = f"{source.weights}: {(str(error).splitlines() or [type(error).__name__])[0]}"
         raise ModelError(Finding(place=place, expected="a file of weights alone", found=found)) from error
     wrapper = TimmWrapperForImageClassification(config).float()
-    name, layer = output_layer(wrapper, config.num_labels)
-    state, remapped = _as_named(state, source.architecture or "", config)
-    inner = name.removeprefix("timm_model.")
-    head = {key: value for key, value in state.items() if key.startswith(f"{inner}.")}
-    body = {
-        key: value.float() if value.is_floating_point() else value for key, value in state.items() if key not in head
-    }
-    own = wrapper.timm_model.state_dict()
-    wrong = sorted(
-        [key for key in own if not key.startswith(f"{inner}.") and key not in body]
-        + [key for key, value in body.items() if key not in own or own[key].shape != value.shape]
-    )
+    layers = output_layers(wrapper, config.num_labels)
+    new = frozenset(f"{name}.{part}" for name, layer in layers.items() for part, _ in layer.named_parameters())
+    inner = {name.removeprefix("timm_model.") for name in new}
+    own = _weights_alone(wrapper.timm_model.state_dict())
+    state, renamed = _as_named(_weights_alone(state), own, inner)
+    body = {name: value.float() for name, value in state.items() if name not in inner}
+    wrong = [f"{name} missing" for name in own if name not in inner and name not in body]
+    wrong += [f"{name} unknown" for name in body if name not in own]
+    wrong += [
+        f"{name} {list(value.shape)} instead of {list(own[name].shape)}"
+        for name, value in body.items()
+        if name in own and own[name].shape != value.shape
+    ]
     if wrong:
-        found = f"{len(wrong)} missing or of another shape: {', '.join(wrong[:4])}"
+        found = f"{source.weights}: {len(wrong)} tensors do not fit: {', '.join(wrong[:4])}"
         raise ModelError(Finding(place=place, expected=f"the weights of {source.architecture}", found=found))
     wrapper.timm_model.load_state_dict(body, strict=False)
-    new = frozenset(f"{name}.{part}" for part, _ in layer.named_parameters())
-    before = head[f"{inner}.weight"].shape[0] if f"{inner}.weight" in head else None
+    before = next((state[name].shape[0] for name in sorted(inner) if name in state), None)
     change = f"{before} -> {config.num_labels} re-initialised" if before else f"new, {config.num_labels} outputs"
-    return wrapper, new, f"{name} {change}, {len(body)} tensors loaded{remapped}"
+    return wrapper, new, f"{' and '.join(layers)} {change}, {len(body)} tensors loaded{renamed}"
 
 
-def _as_named(state: dict[str, Any], architecture: str, config: Any) -> tuple[dict[str, Any], str]:
-    """The checkpoint under timm's own key names, and what was renamed, in words."""
-    classes = list(state.values())[-1].shape[0] if state else 0
-    reference = timm.create_model(architecture, num_classes=classes, **(config.model_args or {}))
-    own = reference.state_dict()
-    if set(own) == set(state):
+def _weights_alone(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Without BatchNorm's counters, which old checkpoints lack and nothing reads."""
+    return {name: value for name, value in state.items() if not name.endswith("num_batches_tracked")}
+
+
+def _as_named(state: dict[str, Any], own: Mapping[str, Any], head: set[str]) -> tuple[dict[str, Any], str]:
+    """The checkpoint under timm's own key names, and what was renamed, in words; unchanged where that cannot be."""
+    pairs = list(zip(state.items(), own.items(), strict=False))
+    fits = len(own) == len(state) and all(
+        value.shape[1:] == mine.shape[1:] if name in head else value.shape == mine.shape  # other classes, other rows
+        for (_, value), (name, mine) in pairs
+    )
+    if set(own) == set(state) or not fits:
         return state, ""
-    if len(own) != len(state):
-        return state, ""  # nothing to remap by order; the caller names what does not fit
-    try:
-        renamed = remap_state_dict(state, reference, allow_reshape=False)
-    except AssertionError as error:
-        raise ModelError(
-            Finding(place="model.weights", expected=f"the weights of {architecture}", found=str(error).splitlines()[0])
-        ) from None
-    pairs = [(old, new) for old, new in zip(state, renamed, strict=True) if old != new]
-    first = f"{pairs[0][0]} -> {pairs[0][1]}"
-    return renamed, f"; {len(pairs)} of {len(state)} keys renamed by order, shapes equal (first: {first})"
+    renamed = [(old, name) for (old, _), (name, _) in pairs if old != name]
+    words = f"; {len(renamed)} of {len(state)} keys renamed by order, shapes equal (first: {' -> '.join(renamed[0])})"
+    return {name: value for (_, value), (name, _) in pairs}, words

@@ -37,7 +37,8 @@ def full(model: Any, new: frozenset[str], settings: Tuning) -> list[Rule]:
 
 def head(model: Any, new: frozenset[str], settings: Tuning) -> list[Rule]:
     """Only the head trains, and whatever below it starts untrained (a pooler the checkpoint lacks)."""
-    trained = [name for name, _ in model.named_parameters() if name in new or name in set(head_parameters(model))]
+    wanted = new | set(head_parameters(model))
+    trained = [name for name, _ in model.named_parameters() if name in wanted]
     return [*(Rule(re.escape(name)) for name in trained), Rule(".*", lr_scale=0.0)]
 
 

@@ -13,7 +13,7 @@ from datasets import Image, Value
 from transformers import AutoImageProcessor
 from transformers.image_utils import load_image
 
-from hf_sft.data.columns import columns_of
+from hf_sft.data.columns import check_filled, columns_of
 from hf_sft.data.splits import Split
 from hf_sft.errors import DataError, Finding
 from hf_sft.recipe import Processor, Recipe
@@ -48,12 +48,12 @@ def _as_timm(asked: Processor) -> dict[str, Any]:
     settings: dict[str, Any] = {}
     if asked.size is not None:
         settings["input_size"] = (3, asked.size, asked.size)
-    if asked.do_normalize is False:
-        settings |= {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
     if asked.image_mean is not None:
         settings["mean"] = tuple(asked.image_mean)
     if asked.image_std is not None:
         settings["std"] = tuple(asked.image_std)
+    if asked.do_normalize is False:
+        settings |= {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
     return settings
 
 
@@ -62,23 +62,43 @@ def _keep_config(model: Any, processor: Any) -> None:
 
 
 def _prepare(split: Split, recipe: Recipe) -> Split:
-    """Rows whose image column decodes: a column of paths becomes images, relative to the data's folder."""
+    """Rows whose image column decodes: paths (relative to the data's folder) and encoded bytes become images."""
     (column,) = columns_of(recipe.dataset, "image")
-    feature = split.rows.features[column]
-    if isinstance(feature, Image):
-        return split
-    if not (isinstance(feature, Value) and feature.dtype in ("string", "large_string")):
+    feature, rows = split.rows.features[column], split.rows
+    check_filled(split, column, "image")
+    if isinstance(feature, Value) and feature.dtype in ("string", "large_string"):
+        path = Path(recipe.locate(recipe.dataset.path))
+        folder = path if path.is_dir() else path.parent if path.is_file() else recipe.folder
+        _check_files(split, column, folder)
+        rows = rows.map(partial(_absolute_paths, column, folder), batched=True)
+    elif not _holds_images(feature):
         found = f"column {column!r} of type {getattr(feature, 'dtype', None) or type(feature).__name__}"
         fix = "name the column that holds images or their paths"
         raise DataError(Finding(place="dataset.columns.image", expected="images", found=found, fix=fix))
-    path = Path(recipe.locate(recipe.dataset.path))
-    folder = path if path.is_dir() else path.parent if path.is_file() else recipe.folder
-    rows = split.rows.map(partial(_absolute_paths, column, folder), batched=True).cast_column(column, Image())
-    return replace(split, rows=rows)
+    elif isinstance(feature, Image) and feature.decode:
+        return split
+    return replace(split, rows=rows.cast_column(column, Image()))
+
+
+def _holds_images(feature: Any) -> bool:
+    """An image column, files as bytes, or the pairs of bytes and path that parquet files hold."""
+    if isinstance(feature, Value):
+        return feature.dtype in ("binary", "large_binary")
+    return isinstance(feature, Image) or (isinstance(feature, dict) and set(feature) == {"bytes", "path"})
+
+
+def _check_files(split: Split, column: str, folder: Path) -> None:
+    names = split.rows.select_columns([column])[:][column]
+    absent = [position for position, name in enumerate(names) if not (folder / name).is_file()]
+    if absent:
+        rows = ", ".join(str(int(split.row_ids[position])) for position in absent[:5])
+        found = f"{len(absent):,} rows of {split.source} name files that do not exist: rows {rows}; {names[absent[0]]}"
+        fix = f"write paths relative to {folder}"
+        raise DataError(Finding(place="dataset.columns.image", expected="files", found=found, fix=fix))
 
 
 def _absolute_paths(column: str, folder: Path, batch: Mapping[str, Any]) -> dict[str, Any]:
-    return {column: [path and str(folder / path) for path in batch[column]]}
+    return {column: [str(folder / path) for path in batch[column]]}
 
 
 def _configure_transform(processor: Any, recipe: Recipe) -> Callable[[Batch], dict[str, Any]]:

@@ -82,13 +82,16 @@ def load_data(recipe: Recipe, task: Task, data: Mapping[str, Any] | None = None)
     raw = select_splits(source, recipe.dataset)
     splits, columns, notes = {}, {}, []
     for role, split in raw.items():
-        needed = {name: required and (name != "label" or role != "test") for name, required in task.columns.items()}
-        check_columns(split.rows.column_names, needed, recipe, f"the {role} split ({split.source})")
+        check_columns(split.rows.column_names, _needed(task, role), recipe, f"the {role} split ({split.source})")
         column = label_column(split.rows, recipe.dataset)
         if column is None or column.unlabelled:
             if role == "train":
-                raise DataError(Finding(place="dataset.columns.label", expected="labels in train", found="none"))
-            notes.append(f"{role}: no labels ({split.source}); predicted, not evaluated")
+                fix = "name the column that holds the labels, or another split"
+                raise DataError(
+                    Finding(place="dataset.columns.label", expected="labels in train", found="none", fix=fix)
+                )
+            what = "not used" if role == "validation" else "predicted, not evaluated"
+            notes.append(f"{role}: no labels ({split.source}); {what}")
         else:
             columns[role] = column
         splits[role] = split
@@ -111,10 +114,15 @@ def load_data(recipe: Recipe, task: Task, data: Mapping[str, Any] | None = None)
     return TaskData(splits=ready, labels=labels, origin=origin, notes=(*label_notes, *notes))
 
 
+def _needed(task: Task, role: str) -> dict[str, bool]:
+    """Columns of a split, required or not; a test split may lack its labels, whatever the recipe calls them."""
+    return {name: required for name, required in task.columns.items() if name != "label" or role != "test"}
+
+
 def _load_stream(recipe: Recipe, task: Task) -> TaskData:
     stream, notes, splits = open_stream(recipe, task), [f"training rows are streamed, {SHUFFLE_BUFFER:,} at a time"], {}
     for role, rows in stream.evaluated.items():
-        check_columns(rows.column_names, {**task.columns, "label": role != "test"}, recipe, f"the {role} split")
+        check_columns(rows.column_names, _needed(task, role), recipe, f"the {role} split")
         split = Split(rows=rows, row_ids=np.arange(len(rows)), source=role)
         column = label_column(rows, recipe.dataset)
         labelled = None if column is None or column.unlabelled else column
@@ -146,6 +154,10 @@ def _with_labels(
     whole = LabelledSplit(split=split, entries=entries)
     if len(kept) == len(names):
         return whole
+    if not len(kept):
+        fix = f"keep a label of it, or set dataset.splits: {{{role}: null}}"
+        found = f"none in {role}: dataset.label_map drops them all"
+        raise DataError(Finding(place="dataset.label_map", expected="rows", found=found, fix=fix))
     notes.append(f"{role}: {len(names) - len(kept):,} rows dropped by dataset.label_map")
     return whole.take(kept)
 

@@ -16,15 +16,22 @@ from hf_sft.tasks.classification import PROBLEMS, collate_targets, write_rows
 from hf_sft.tasks.task import Batch, Task
 
 DEFAULT_MAX_LENGTH = 512  # padding follows the longest text of a batch, so that a high limit costs short texts nothing
+COUNTED_FROM_PADDING = (
+    "camembert", "data2vec-text", "esm", "ibert", "layoutlmv3", "lilt", "longformer", "luke", "markuplm", "mpnet",
+    "xmod",
+)  # fmt: skip
 
 
 def _load_tokenizer(source: str, recipe: Recipe, config: Any, trust_remote_code: bool) -> Any:
     tokenizer = AutoTokenizer.from_pretrained(
         source, revision=recipe.model.revision, trust_remote_code=trust_remote_code
     )
+    if len(tokenizer) <= len(tokenizer.all_special_ids):  # what transformers makes of a folder without tokenizer files
+        found = f"no tokenizer files in {source}"
+        raise ModelError(Finding(place="model.name", expected="a tokenizer with a vocabulary", found=found))
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
-            found = "neither a padding nor an end-of-sequence token"
+            found = f"neither a padding nor an end-of-sequence token in {source}"
             raise ModelError(Finding(place="model.name", expected="a tokenizer that can pad", found=found))
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "right"
@@ -41,10 +48,10 @@ def _load_tokenizer(source: str, recipe: Recipe, config: Any, trust_remote_code:
 
 def _longest_input(tokenizer: Any, config: Any) -> int:
     """Tokens the model has positions for. RoBERTa's family counts positions from the padding id on."""
-    positions = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None) or 10**6
-    if "roberta" in config.model_type or config.model_type in ("camembert", "longformer", "mpnet"):
+    positions = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None) or 0
+    if "roberta" in config.model_type or config.model_type in COUNTED_FROM_PADDING:
         positions -= (config.pad_token_id or 0) + 1
-    return int(positions)
+    return int(positions) if positions > 0 else 10**6  # XLNet says -1: any length
 
 
 def _fit_model(model: Any, tokenizer: Any) -> None:

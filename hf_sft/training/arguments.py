@@ -27,6 +27,8 @@ DEFAULTS: dict[str, Any] = {
     "gradient_accumulation_steps": 1,
 }
 
+DROPS_OPTIM_ARGS = ("adamw_torch", "adamw_torch_fused", "adafactor")  # transformers reads none of them for these
+
 
 def fill_training(
     recipe: Recipe, *, learning_rate: float, rows: int | None, processes: int, validates: bool, task_defaults: Mapping
@@ -89,11 +91,14 @@ def make_arguments(recipe: Recipe, folder: Path, *, precision: str, metric: Metr
     }
     if recipe.dataset.streaming:  # each process reads the stream and takes its share: ragged batches are not dispatched
         owned["accelerator_config"] = {**(training.get("accelerator_config") or {}), "dispatch_batches": False}
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        training.pop("ddp_backend", None)  # accelerate would look for processes that are not there
     try:
         arguments = TrainingArguments(**(training | owned))
     except (ValueError, TypeError, ImportError) as error:
         found = " ".join(str(error).split())
         raise RecipeError(Finding(place="training", expected="a combination that works", found=found)) from error
+    arguments.mixed_precision = "no" if precision == "fp32" else precision  # else the launcher's own settings decide
     if arguments.n_gpu > 1:
         arguments._n_gpu = 1  # nn.DataParallel would multiply the batch and average losses of unequal parts
     return arguments
@@ -111,7 +116,7 @@ def workers(recipe: Recipe) -> int:
 
 def make_optimizer(name: str, optim_args: Any, groups: list[dict[str, Any]], arguments: TrainingArguments) -> Any:
     """torch.optim.Adam or SGD with PyTorch's own meaning of their settings. Raises RecipeError for unknown ones."""
-    settings = dict(optim_args or {}) if not isinstance(optim_args, str) else _parse(optim_args)
+    settings = read_optim_args(optim_args)
     if name == "adam":
         settings = {"betas": (arguments.adam_beta1, arguments.adam_beta2), "eps": arguments.adam_epsilon} | settings
     kind = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[name]
@@ -123,8 +128,11 @@ def make_optimizer(name: str, optim_args: Any, groups: list[dict[str, Any]], arg
         ) from error
 
 
-def _parse(text: str) -> dict[str, Any]:
+def read_optim_args(optim_args: Any) -> dict[str, Any]:
+    """training.optim_args as a dict, also where it is written as transformers has it: `momentum=0.9,nesterov=true`."""
     import yaml
 
-    pairs = (part.partition("=") for part in text.split(",") if part.strip())
+    if not isinstance(optim_args, str):
+        return dict(optim_args or {})
+    pairs = (part.partition("=") for part in optim_args.split(",") if part.strip())
     return {key.strip(): yaml.safe_load(value) for key, _, value in pairs}

@@ -8,6 +8,7 @@ from typing import Any
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
 from transformers.trainer_callback import TrainerControl, TrainerState
+from transformers.trainer_utils import IntervalStrategy
 
 from hf_sft.console import say
 from hf_sft.errors import EnvironmentProblem, Finding
@@ -15,13 +16,15 @@ from hf_sft.training.history import epoch_entries
 
 
 class EpochLog(TrainerCallback):
-    """Tells the order of rows its epoch; logs at every epoch's end and before every checkpoint, so that no step's
+    """Tells the order of rows its epoch; logs at every epoch's end and before every checkpoint, and saves at an epoch's
 
-    loss is lost on resume; stops at a loss that is not finite.
+    end after it was evaluated, so that resuming loses no step's loss and no evaluation; stops at a loss that is not
+    finite.
     """
 
     def __init__(self, order: Any):
         self.order = order
+        self.save_after_epoch = False
 
     def on_epoch_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if self.order is not None:
@@ -29,9 +32,13 @@ class EpochLog(TrainerCallback):
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         control.should_log = control.should_log or control.should_save or control.should_evaluate
+        ends = control.should_training_stop or float(state.epoch or 0).is_integer()
+        self.save_after_epoch = control.should_save and ends and args.eval_strategy == IntervalStrategy.EPOCH
+        control.should_save = control.should_save and not self.save_after_epoch
 
     def on_epoch_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         control.should_log = True
+        control.should_save = control.should_save or self.save_after_epoch
 
     def on_log(self, args: Any, state: TrainerState, control: TrainerControl, logs: Any = None, **kwargs: Any) -> None:
         if logs and not math.isfinite(logs.get("loss", 0.0)):

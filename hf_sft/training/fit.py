@@ -34,7 +34,7 @@ class Trained:
 def train(job: Job, directory: RunDirectory, callbacks: Sequence[Any] = ()) -> Trained:
     """Train the job's model, going on from the newest checkpoint of the run directory where there is one."""
     validation = None
-    if "validation" in job.inputs:
+    if "validation" in job.inputs and job.recipe.training["eval_strategy"] != "no":
         part = job.inputs["validation"]
         assert part.targets is not None
         validation = Validation(rows=part.rows, lengths=part.lengths, targets=part.targets)
@@ -61,7 +61,8 @@ def train(job: Job, directory: RunDirectory, callbacks: Sequence[Any] = ()) -> T
     checkpoint = trainer.newest_checkpoint() if job.recipe.resume == "auto" else None
     if checkpoint:
         say(f"going on from {checkpoint}")
-    elif first and not arguments.load_best_model_at_end:
+        arguments.eval_on_start = False
+    elif "validation" in job.inputs and not arguments.load_best_model_at_end:
         say("training.save_strategy is not eval_strategy: the last weights are kept, not the best")
     before = _step_of(checkpoint)
     started = time.perf_counter()
@@ -72,6 +73,8 @@ def train(job: Job, directory: RunDirectory, callbacks: Sequence[Any] = ()) -> T
     epoch_rows = job.inputs["train"].size
     steps = state.global_step - before
     rows = steps * batch if epoch_rows is None else round(steps / -(-epoch_rows // batch) * epoch_rows)
+    if first and arguments.load_best_model_at_end and not state.best_global_step:
+        say(f"{first.name} was not defined at any evaluation; the last weights are kept")
     if state.best_global_step and state.best_global_step != state.global_step and arguments.load_best_model_at_end:
         say(f"best {first.name if first else 'loss'} at step {state.best_global_step}; those weights are kept")
     return Trained(log=state.log_history, seconds=seconds, rows=rows, best_step=state.best_global_step)

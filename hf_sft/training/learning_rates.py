@@ -11,15 +11,17 @@ from __future__ import annotations
 
 from typing import Any
 
-FULL = {
+TEXT = {
     "bert": 3e-5, "electra": 3e-5, "deberta-v2": 2e-5, "mpnet": 3e-5, "albert": 2e-5,
     "roberta": 2e-5, "xlm-roberta": 2e-5, "camembert": 2e-5,
     "distilbert": 5e-5, "modernbert": 5e-5, "gpt2": 6.25e-5,
+}  # fmt: skip
+VISION = {
     "vit": 5e-5, "deit": 5e-5, "beit": 5e-5, "dinov2": 2e-5, "swin": 5e-5, "swinv2": 5e-5,
     "convnext": 1e-4, "convnextv2": 1e-4,
     "resnet": 5e-4, "regnet": 5e-4, "efficientnet": 5e-4, "mobilenet_v2": 5e-4, "timm_wrapper": 5e-4,
 }  # fmt: skip
-SMALL_ENCODER = 1e-4  # hidden size below 512
+SMALL_ENCODER = 1e-4  # text, hidden size below 512
 TIMM_TRANSFORMER = 5e-5
 RANDOM = 5e-4  # trained from scratch
 OTHER = 3e-5
@@ -36,10 +38,10 @@ def default_learning_rate(config: Any, strategy: str, *, random: bool, optimizer
         rate, why = RANDOM, "random weights"
     elif family == "timm_wrapper" and any(word in config.architecture for word in ("vit", "deit", "beit", "swin")):
         rate, why = TIMM_TRANSFORMER, "a timm vision transformer, all weights"
-    elif (getattr(config, "hidden_size", None) or 10**6) < 512 and family not in ("resnet", "vit", "timm_wrapper"):
+    elif family in TEXT and config.hidden_size < 512:
         rate, why = SMALL_ENCODER, f"a small {family}, all weights"
     else:
-        rate, why = FULL.get(family, OTHER), f"{family}, all weights"
+        rate, why = (TEXT | VISION).get(family, OTHER), f"{family}, all weights"
     if optimizer == "sgd":
         rate *= SGD_FACTOR
     return rate, why

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
 GROUP = 50  # global batches whose rows are sorted by length together: little padding, and still a shuffle
+FEWEST_GROUPS = 4  # so that small sets too meet in other batches each epoch (as in transformers' LengthGroupedSampler)
 
 
 def epoch_order(lengths: NDArray, *, global_batch_size: int, seed: int, epoch: int) -> NDArray:
@@ -20,7 +21,7 @@ def epoch_order(lengths: NDArray, *, global_batch_size: int, seed: int, epoch: i
     order = generator.permutation(len(lengths))
     if len(lengths) == 0 or lengths.min() == lengths.max():
         return order
-    span = GROUP * global_batch_size
+    span = max(1, min(GROUP, len(order) // (FEWEST_GROUPS * global_batch_size))) * global_batch_size
     groups = [order[start : start + span] for start in range(0, len(order), span)]
     order = np.concatenate([group[np.argsort(-lengths[group], kind="stable")] for group in groups])
     whole = len(order) // global_batch_size * global_batch_size

@@ -17,12 +17,13 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from hf_sft.data.labels import Labels
 from hf_sft.data.rows import Rows as RowSet
+from hf_sft.errors import Finding, RecipeError
 from hf_sft.evaluation import Evaluator
 from hf_sft.modeling.parameter_groups import parameter_groups
 from hf_sft.modeling.tuning import Rule
 from hf_sft.recipe import Recipe
 from hf_sft.tasks.task import Problem
-from hf_sft.training.arguments import make_optimizer
+from hf_sft.training.arguments import DROPS_OPTIM_ARGS, make_optimizer, read_optim_args
 from hf_sft.training.callbacks import EpochLog
 from hf_sft.training.order import EpochOrder
 from hf_sft.training_keys import OPTIMIZERS
@@ -98,6 +99,14 @@ class SftTrainer(Trainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> EpochOrder | None:
         return self.order
 
+    def _run_epoch(self, **settings: Any) -> None:
+        """Skipped where a resumed run had come to its end: the Trainer would go on until its next check."""
+        saved = self.state.stateful_callbacks["TrainerControl"]["args"]
+        if self.state.global_step >= self.state.max_steps or saved["should_training_stop"]:
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(**settings)
+
     # loss
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> torch.Tensor:
@@ -130,8 +139,14 @@ class SftTrainer(Trainer):
         if name in OPTIMIZERS:
             self.optimizer = make_optimizer(name, optim_args, groups, self.args)
         else:
-            kind, settings = self.get_optimizer_cls_and_kwargs(self.args, target)
-            self.optimizer = kind(groups, **settings)
+            try:
+                kind, settings = self.get_optimizer_cls_and_kwargs(self.args, target)
+                if self.args.optim in DROPS_OPTIM_ARGS:
+                    settings |= read_optim_args(optim_args)
+                self.optimizer = kind(groups, **settings)
+            except (ImportError, TypeError, ValueError) as error:
+                expected = f"an optimizer that is installed and takes these settings (optim: {self.args.optim.value})"
+                raise RecipeError(Finding(place="training.optim", expected=expected, found=str(error))) from error
         return self.optimizer
 
     # evaluation
@@ -151,6 +166,25 @@ class SftTrainer(Trainer):
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        """Of two checkpoints that are equal in the first metric, the one with the lower validation loss is better.
+
+        The best is saved, also where saving is rarer than evaluating: the Trainer would go back to an earlier one.
+        """
+        better = super()._determine_best_metric(metrics, trial) or self._breaks_the_tie(metrics)
+        self.control.should_save = self.control.should_save or (better and self.args.load_best_model_at_end)
+        return better
+
+    def _breaks_the_tie(self, metrics: dict[str, float]) -> bool:
+        name, best_step = self.args.metric_for_best_model, self.state.best_global_step
+        if name is None or best_step is None or metrics[f"eval_{name}"] != self.state.best_metric:
+            return False
+        losses = {entry["step"]: entry["eval_loss"] for entry in self.state.log_history if "eval_loss" in entry}
+        if metrics["eval_loss"] >= losses.get(best_step, float("-inf")):
+            return False
+        self.state.best_global_step = self.state.global_step
+        return True
 
     # checkpoints
 

