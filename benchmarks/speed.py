@@ -221,9 +221,8 @@ def main() -> None:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
-    print(
-        f"{date.today()}, {device}, torch {torch.__version__}, transformers {transformers.__version__}, {platform.machine()}"
-    )
+    versions = f"torch {torch.__version__}, transformers {transformers.__version__}"
+    print(f"{date.today()}, {device}, {versions}, {platform.machine()}")
     for part in chosen.parts or PARTS:
         PARTS[part](chosen.repetitions)
 

@@ -63,6 +63,7 @@ def prepare(
     *,
     data: Mapping[str, Any] | None = None,
     functions: Mapping[str, Callable[..., Any]] | None = None,
+    callbacks: Sequence[Any] = (),
     trust_remote_code: bool = False,
 ) -> Job:
     """Read the data, decide the labels, find the metrics, build the model. Raises HfSftError for what cannot work."""
@@ -110,7 +111,7 @@ def prepare(
         workers=workers(resolved),
         channels_last=channels_last,
     )
-    notes = _notes(data, functions)
+    notes = _notes(data, functions, callbacks)
     notes += _truncation_notes(inputs, task, built)
     for line in notes:
         say(line)
@@ -188,12 +189,15 @@ def _resolve(
     return resolved
 
 
-def _notes(data: Any, functions: Any) -> list[str]:
+def _notes(data: Any, functions: Any, callbacks: Sequence[Any]) -> list[str]:
     notes = []
     if data is not None:
         notes.append("the data was given in memory; the recipe alone does not reproduce this run")
     if functions:
         notes.append(f"metrics given as functions: {', '.join(functions)}; the recipe alone does not compute them")
+    if callbacks:
+        names = ", ".join(type(callback).__name__ for callback in callbacks)
+        notes.append(f"callbacks given: {names}; the recipe alone does not repeat what they do")
     return notes
 
 

@@ -272,16 +272,21 @@ class Recipe(Section):
         return name if "://" in name else str(self._folder.resolve() / path)
 
 
-def problems_across_sections(content: dict[str, Any]) -> list[tuple[tuple[str, ...], dict[str, str]]]:
-    """(path, parts of a Finding) for what one section alone cannot know: keys that the task or transformers decides.
+Problem = tuple[tuple[str, ...], dict[str, str]]  # where in the recipe, and the parts of a Finding
+
+
+def problems_across_sections(content: dict[str, Any]) -> list[Problem]:
+    """What one section alone cannot know: keys that the task or transformers decides, sections that need each other.
 
     `content` may be wrong elsewhere; what cannot be judged is left to the schema.
     """
-    found: list[tuple[tuple[str, ...], dict[str, str]]] = []
+    found: list[Problem] = []
     training = content.get("training")
     for key, value in training.items() if isinstance(training, dict) else ():
         if isinstance(key, str) and (problem := training_keys.problem_with(key, value)):
             found.append((("training", key), problem))
+    if isinstance(training, dict) and isinstance(content.get("early_stopping"), dict):
+        found += _early_stopping_problems(content, training)
     task = content.get("task")
     if not isinstance(task, str) or task not in ROLES:
         return found
@@ -295,3 +300,22 @@ def problems_across_sections(content: dict[str, Any]) -> list[tuple[tuple[str, .
                 problem = {"expected": f"a key that {task} has", "found": key, "fix": nearest(key, valid)}
                 found.append(((*section, key), problem))
     return found
+
+
+def _early_stopping_problems(content: dict[str, Any], training: dict[str, Any]) -> list[Problem]:
+    """Early stopping goes back to the best checkpoint: one has to be saved whenever validation is looked at."""
+    data = content.get("dataset")
+    interval = "steps" if isinstance(data, dict) and data.get("streaming") is True else "epoch"
+    evaluates, saves = (training.get(key, interval) for key in ("eval_strategy", "save_strategy"))
+    if evaluates != "no" and saves in (evaluates, "best"):
+        return []
+    return [
+        (
+            ("early_stopping",),
+            {
+                "expected": "training.save_strategy equal to training.eval_strategy, and neither of them no",
+                "found": f"eval_strategy {evaluates}, save_strategy {saves}",
+                "fix": "leave both strategies out, or early_stopping",
+            },
+        )
+    ]

@@ -110,8 +110,7 @@ def _verify(job: Job, folder: str) -> None:
         for model in (job.built.model, reloaded)
     )
     difference = float(np.abs(here - there).max())
-    tolerance = 1e-4 if job.environment.precision == "fp32" else 5e-2
-    if names != job.labels.names or difference > tolerance * max(1.0, float(np.abs(here).max())):
+    if names != job.labels.names or difference > 1e-4 * max(1.0, float(np.abs(here).max())):
         found = f"labels {names[:5]}, outputs {difference:.1e} apart"
         expected = "the saved model to be the trained one when reloaded"
         raise ModelError(Finding(place=folder, expected=expected, found=found, fix="please report this as a bug"))

@@ -44,7 +44,9 @@ def fine_tune(
     if finished is not None:
         say(f"this run is finished already; --overwrite repeats it\n\n{finished}")
         return finished
-    work = job.prepare(recipe, machine, data=data, functions=metrics or {}, trust_remote_code=trust_remote_code)
+    work = job.prepare(
+        recipe, machine, data=data, functions=metrics or {}, callbacks=callbacks, trust_remote_code=trust_remote_code
+    )
     directory = run_directory.open_run(work.recipe, asked, overwrite=overwrite)
     trained = fit.train(work, directory, callbacks)
     found = results.evaluate(work, directory)

@@ -10,6 +10,7 @@ from typing import Any
 
 from accelerate import PartialState
 
+from hf_sft.data.load import load_source
 from hf_sft.errors import EnvironmentProblem, Finding, RecipeError
 from hf_sft.recipe import Recipe
 from hf_sft.record import RunDirectory, RunRecord, write_text
@@ -24,7 +25,8 @@ def describe_asked(recipe: Recipe, data: Mapping[str, Any] | None) -> dict[str, 
     """What was asked for, as plain data: the recipe before anything is filled in, and which data came from memory."""
     asked, _, _ = parse(recipe.to_yaml(absolute_paths=True), lambda line, column: "recipe")
     if data is not None:
-        asked["data_in_memory"] = {name: getattr(rows, "_fingerprint", len(rows)) for name, rows in data.items()}
+        source, _ = load_source(recipe, data)
+        asked["data_in_memory"] = {name: rows._fingerprint for name, rows in source.items()}
     return asked
 
 
@@ -39,7 +41,7 @@ def finished_run(recipe: Recipe, asked: dict[str, Any], *, overwrite: bool) -> R
     if not directory.asked.is_file():
         _refuse_to_replace(directory)
         return None
-    if overwrite:
+    if overwrite or _holds_nothing(directory):
         return None
     differences = _differences(_asked_before(directory), asked)
     fix = "choose another output_dir, or pass --overwrite to delete that run"
@@ -85,6 +87,12 @@ def _refuse_to_replace(directory: RunDirectory) -> None:
                 fix="choose another output_dir; a run would replace these",
             )
         )
+
+
+def _holds_nothing(directory: RunDirectory) -> bool:
+    """A run that ended before its first checkpoint, by a mistake in its recipe perhaps, left nothing to lose."""
+    left = [directory.path / name for name in RESULTS if name != "recipe.yaml"]
+    return not any(path.is_file() or (path.is_dir() and any(path.iterdir())) for path in left)
 
 
 def _asked_before(directory: RunDirectory) -> Any:

@@ -34,6 +34,7 @@ from transformers import (
 )
 
 from hf_sft import Recipe, RunRecord, fine_tune
+from hf_sft.errors import ModelError
 
 FAMILIES = (*TEXT_FAMILIES, *IMAGE_FAMILIES, *OTHER_IMAGE_FAMILIES)
 MAX_LENGTH = 10  # tokens; the longest texts below have more, and more than the models have positions
@@ -172,6 +173,44 @@ def test_full_training_changes_every_weight(finished: Finished) -> None:
     assert not [name for name in shared if name.endswith("weight") and torch.equal(before[name], backbone[name])]
 
 
+@pytest.mark.parametrize("family", ["bert", "resnet"])
+def test_what_is_reported_after_training_in_half_precision_is_what_the_saved_weights_give(
+    family: str, tmp_path: Path
+) -> None:
+    finished = Finished(family, tmp_path, run={"precision": "bf16"})
+    answers = classify(finished.task, finished.directory.model, finished.raw)
+    assert_same_scores(read_predictions(finished.directory, "validation"), answers, finished.record.labels["names"])
+
+
+@pytest.mark.parametrize("family", ["bert", "timm_resnet"])
+def test_a_kept_head_goes_on_with_its_own_ids_and_what_it_knows(family: str, tmp_path: Path) -> None:
+    names = ("positive", "negative") if family in TEXT_FAMILIES else ("up", "down")
+    order = names if sorted(names) != list(names) else names[::-1]
+    save = save_text_model if family in TEXT_FAMILIES else save_image_model
+    save(family, tmp_path / family, labels=order)
+    data = make_data(family, train=8, validation=8)
+    recipe = make_recipe(family, tmp_path, tmp_path / "run", training={"learning_rate": 1e-12, "max_steps": 1})
+    record = fine_tune(recipe, data=data)
+    assert record.labels["names"] == list(order)
+    predictions = read_predictions(record.directory, "validation")
+    features = data["validation"].features["label"]
+    labels = data["validation"]["label"]
+    assert predictions["reference"] == [
+        label if isinstance(label, str) else features.int2str(label) for label in labels
+    ]
+    if family in TEXT_FAMILIES:
+        inputs = list(data["validation"]["text"])
+        assert_same_scores(predictions, classify("text-classification", tmp_path / family, inputs), list(order))
+    assert "kept" in record.parameters["head"]
+
+
+def test_images_that_the_model_cannot_take_are_found_before_training(tmp_path: Path) -> None:
+    recipe = make_recipe("vit", tmp_path, tmp_path / "run", processor={"size": 48})
+    with pytest.raises(ModelError, match=r"(?s)forward pass of one row.*48, 48.*processor\.size"):
+        fine_tune(recipe, data=make_data("vit", train=8, validation=8))
+    assert not (tmp_path / "run").exists()
+
+
 # strategies
 
 
@@ -245,7 +284,7 @@ def same(one: Any, other: Any) -> bool:
 # problems
 
 
-@pytest.mark.parametrize("family", ["bert", "gpt2", "resnet", "timm_resnet"])
+@pytest.mark.parametrize("family", ["gpt2", "timm_resnet"])
 def test_several_labels_are_chosen_by_thresholds_that_validation_alone_decides(family: str, tmp_path: Path) -> None:
     data = make_data(family, "multi_label", train=24, validation=24, test=16)
     records = []
@@ -277,12 +316,11 @@ def f1(truth: np.ndarray, predicted: np.ndarray) -> float:
     return 2 * (truth & predicted).sum() / max(1, truth.sum() + predicted.sum())
 
 
-@pytest.mark.parametrize("family", ["bert", "resnet"])
-def test_without_validation_every_threshold_is_a_half(family: str, tmp_path: Path) -> None:
+def test_without_validation_every_threshold_is_a_half(tmp_path: Path) -> None:
     recipe = make_recipe(
-        family, tmp_path, tmp_path / "run", training={"num_train_epochs": 1}, dataset={"splits": {"validation": None}}
+        "bert", tmp_path, tmp_path / "run", training={"num_train_epochs": 1}, dataset={"splits": {"validation": None}}
     )
-    record = fine_tune(recipe, data=make_data(family, "multi_label", train=16, test=8))
+    record = fine_tune(recipe, data=make_data("bert", "multi_label", train=16, test=8))
     assert record.labels["thresholds"] is None
     assert json.loads((record.directory.model / "config.json").read_text())["hf_sft_thresholds"] is None
     rows = read_predictions(record.directory, "test")
@@ -291,7 +329,7 @@ def test_without_validation_every_threshold_is_a_half(family: str, tmp_path: Pat
 
 
 @pytest.mark.parametrize("problem", ["multi_label", "regression"])
-@pytest.mark.parametrize("family", ["bert", "modernbert", "vit", "timm_resnet"])
+@pytest.mark.parametrize("family", ["bert", "vit", "timm_resnet"])
 def test_pipeline_gives_the_scores_of_every_problem(family: str, problem: str, tmp_path: Path) -> None:
     data = make_data(family, problem, train=16, validation=8)
     record = fine_tune(make_recipe(family, tmp_path, tmp_path / "run", training={"num_train_epochs": 1}), data=data)
@@ -306,7 +344,7 @@ def test_pipeline_gives_the_scores_of_every_problem(family: str, problem: str, t
 # columns of text
 
 
-@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "gpt2"])
+@pytest.mark.parametrize("family", ["bert", "roberta", "gpt2"])
 def test_a_pair_of_texts_is_read_as_the_pipeline_reads_a_pair(family: str, tmp_path: Path) -> None:
     first = make_data(family, train=16, validation=12)
     second = {role: texts(len(rows), seed=7) for role, rows in first.items()}

@@ -226,6 +226,33 @@ def test_a_value_of_any_length_is_shown_short(tmp_path: Path) -> None:
     assert len(mistakes(BASE + "\n".join(lines), folder=tmp_path)) == 11
 
 
+@pytest.mark.parametrize(
+    ("training", "streaming", "wrong"),
+    [
+        ("{}", "false", False),
+        ("{eval_strategy: steps, save_strategy: steps}", "false", False),
+        ("{save_strategy: best}", "false", False),
+        ("{evaluation_strategy: epoch}", "false", False),
+        ("{eval_strategy: steps}", "true", False),
+        ("{eval_strategy: no, save_strategy: no}", "false", True),
+        ("{eval_strategy: no, save_strategy: best}", "false", True),
+        ("{eval_strategy: steps}", "false", True),
+        ("{save_strategy: no}", "false", True),
+        ("{save_strategy: epoch}", "true", True),
+    ],
+)
+def test_early_stopping_needs_a_checkpoint_at_every_evaluation(
+    tmp_path: Path, training: str, streaming: str, wrong: bool
+) -> None:
+    text = BASE.replace("path: p", f"path: p, streaming: {streaming}") + f"training: {training}\n"
+    load(text, folder=tmp_path)
+    if wrong:
+        (finding,) = mistakes(f"{text}early_stopping: {{}}\n", folder=tmp_path)
+        assert finding.place == "r:5:1 early_stopping" and finding.fix
+    else:
+        load(f"{text}early_stopping: {{}}\n", folder=tmp_path)
+
+
 # --- files
 
 

@@ -38,6 +38,12 @@ def start(recipe: Recipe, *, data: Any = None, overwrite: bool = False) -> None:
     open_run(recipe, describe_asked(recipe, data), overwrite=overwrite)
 
 
+def interrupt(recipe: Recipe) -> None:
+    """A run that has a checkpoint."""
+    start(recipe)
+    (Path(recipe.output_dir) / "checkpoints" / "checkpoint-1").mkdir(parents=True)
+
+
 def finish(recipe: Recipe, *, data: Any = None) -> RunRecord:
     start(recipe, data=data)
     record = make_record(output_dir=recipe.output_dir)
@@ -62,8 +68,19 @@ def test_a_run_starts_in_a_folder_that_is_not_there_or_is_empty(tmp_path: Path) 
 
 
 def test_an_interrupted_run_goes_on(tmp_path: Path) -> None:
-    start(make(tmp_path))
+    interrupt(make(tmp_path))
     assert look(make(tmp_path)) is None
+
+
+def test_a_run_that_ended_before_its_first_checkpoint_gives_way_to_the_mended_recipe(tmp_path: Path) -> None:
+    start(make(tmp_path))
+    (tmp_path / "run" / "checkpoints").mkdir()
+    (tmp_path / "run" / "recipe.yaml").write_text("")
+    assert look(make(tmp_path, seed=1)) is None
+    assert look(make(tmp_path, resume="never")) is None
+    start(make(tmp_path, seed=1))
+    (tmp_path / "run" / "checkpoints" / "checkpoint-1").mkdir()
+    assert "seed (was 1, now 42)" in problem(make(tmp_path))
 
 
 def test_the_same_recipe_again_gives_the_record_of_the_finished_run(tmp_path: Path) -> None:
@@ -111,7 +128,7 @@ def test_a_run_may_be_moved(tmp_path: Path) -> None:
 def test_another_recipe_is_refused_with_the_key_that_differs(
     tmp_path: Path, changes: dict[str, Any], differs: str, finished: bool
 ) -> None:
-    (finish if finished else start)(make(tmp_path))
+    (finish if finished else interrupt)(make(tmp_path))
     found = problem(make(tmp_path, **changes))
     assert found == f"another one; it differs in {differs}"
 
@@ -144,7 +161,7 @@ def test_data_in_memory_is_part_of_what_was_asked(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("finished", [True, False])
 def test_resume_never_takes_no_folder_with_a_run(tmp_path: Path, finished: bool) -> None:
-    (finish if finished else start)(make(tmp_path))
+    (finish if finished else interrupt)(make(tmp_path))
     assert problem(make(tmp_path, resume="never")) == "a run"
     assert look(make(tmp_path, resume="never"), overwrite=True) is None
 

@@ -110,6 +110,7 @@ def _load_config(source: ModelSource, recipe: Recipe, task: Task, trust_remote_c
     if type(config) not in _auto(task)._model_mapping and not (trust_remote_code and hasattr(config, "auto_map")):
         expected, found = f"an architecture that can do {task.name}", f"{config.model_type} ({source.name})"
         raise ModelError(Finding(place="model.name", expected=expected, found=found, fix="is the task the right one?"))
+    config.architectures = config.architectures or []  # transformers loops over None for DeiT and LeViT
     if config.model_type == "timm_wrapper" and config.model_args:
         config.model_args.pop("num_classes", None)  # timm's save_for_hf writes it; the wrapper would pass it twice
     return config
@@ -134,9 +135,7 @@ def _label_names(config: Any) -> list[str] | None:
     return None if placeholders or not classifier else names
 
 
-def _decide_head(
-    recipe: Recipe, source: ModelSource, labels: Labels, known: list[str] | None
-) -> list[str] | None:
+def _decide_head(recipe: Recipe, source: ModelSource, labels: Labels, known: list[str] | None) -> list[str] | None:
     """The label order of the checkpoint when its head is kept, else None."""
     same = known is not None and set(known) == set(labels.names) and len(known) == len(labels.names)
     if recipe.model.head == "keep" and not same:

@@ -68,6 +68,7 @@ def train(job: Job, directory: RunDirectory, callbacks: Sequence[Any] = ()) -> T
     started = time.perf_counter()
     trainer.train(resume_from_checkpoint=checkpoint)
     seconds = time.perf_counter() - started
+    _end_autocast(job.built.model)
     state = trainer.state
     batch = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
     epoch_rows = job.inputs["train"].size
@@ -78,6 +79,15 @@ def train(job: Job, directory: RunDirectory, callbacks: Sequence[Any] = ()) -> T
     if state.best_global_step and state.best_global_step != state.global_step and arguments.load_best_model_at_end:
         say(f"best {first.name if first else 'loss'} at step {state.best_global_step}; those weights are kept")
     return Trained(log=state.log_history, seconds=seconds, rows=rows, best_step=state.best_global_step)
+
+
+def _end_autocast(model: Any) -> None:
+    """Take off what Accelerate put around `forward` for mixed precision: what is reported of the trained model from
+
+    here on is what anyone gets who loads its float32 weights.
+    """
+    for name in ("forward", "_original_forward"):
+        model.__dict__.pop(name, None)
 
 
 def _step_of(checkpoint: str | None) -> int:

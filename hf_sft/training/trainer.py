@@ -101,8 +101,9 @@ class SftTrainer(Trainer):
 
     def _run_epoch(self, **settings: Any) -> None:
         """Skipped where a resumed run had come to its end: the Trainer would go on until its next check."""
-        saved = self.state.stateful_callbacks["TrainerControl"]["args"]
-        if self.state.global_step >= self.state.max_steps or saved["should_training_stop"]:
+        saved: Any = self.state.stateful_callbacks  # class name -> state, as the checkpoint holds it
+        stopped = saved["TrainerControl"]["args"]["should_training_stop"]
+        if self.state.global_step >= self.state.max_steps or stopped:
             self.control.should_training_stop = True
         else:
             super()._run_epoch(**settings)
@@ -145,7 +146,7 @@ class SftTrainer(Trainer):
                     settings |= read_optim_args(optim_args)
                 self.optimizer = kind(groups, **settings)
             except (ImportError, TypeError, ValueError) as error:
-                expected = f"an optimizer that is installed and takes these settings (optim: {self.args.optim.value})"
+                expected = "an optimizer that is installed, and settings it takes"
                 raise RecipeError(Finding(place="training.optim", expected=expected, found=str(error))) from error
         return self.optimizer
 

@@ -3,63 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
-import transformers
-from tiny import IMAGE_FAMILIES, OTHER_IMAGE_FAMILIES, SIZE, TEXT_FAMILIES, save_image_model, save_text_model
+from families import HEADS, UNUSUAL, from_config, load
+from tiny import IMAGE_FAMILIES, OTHER_IMAGE_FAMILIES, TEXT_FAMILIES
 
 from hf_sft.errors import ModelError
 from hf_sft.modeling.anatomy import head_modules, head_parameters, is_convolutional, may_be_new, output_layers
-
-HEADS = {
-    "bert": ["classifier"],
-    "distilbert": ["pre_classifier", "classifier"],
-    "roberta": ["classifier"],
-    "modernbert": ["head", "classifier"],
-    "gpt2": ["score"],
-    "resnet": ["classifier"],
-    "vit": ["classifier"],
-    "convnext": ["classifier"],
-    "swin": ["classifier"],
-    "deit": ["classifier"],
-    "timm_resnet": ["timm_model.fc"],
-    "timm_efficientnet": ["timm_model.classifier"],
-    "timm_vit": ["timm_model.head"],
-    "timm_deit": ["timm_model.head", "timm_model.head_dist"],
-    "timm_vgg": ["timm_model.head.fc"],
-}
-TOWER = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-TOWER |= {"image_size": SIZE, "patch_size": 8}
-TEXT = {**TOWER, "vocab_size": 20}
-CONV = {"hidden_sizes": [8, 16], "depths": [1, 1]}
-UNUSUAL: dict[str, tuple[Any, str, list[str]]] = {  # no backbone of the usual name, or more than a classifier on top
-    "clip": (transformers.CLIPConfig(vision_config=TOWER, text_config=TEXT), "ImageClassification", ["classifier"]),
-    "siglip": (transformers.SiglipConfig(vision_config=TOWER, text_config=TEXT), "ImageClassification", ["classifier"]),
-    "hgnet_v2": (transformers.HGNetV2Config(), "ImageClassification", ["fc"]),
-    "regnet": (transformers.RegNetConfig(**CONV, groups_width=8), "ImageClassification", ["classifier"]),
-    "electra": (transformers.ElectraConfig(**TEXT, embedding_size=16), "SequenceClassification", ["classifier"]),
-    "deberta-v2": (transformers.DebertaV2Config(**TEXT), "SequenceClassification", ["pooler", "classifier"]),
-    "bart": (
-        transformers.BartConfig(vocab_size=20, d_model=16, encoder_layers=1, decoder_layers=1),
-        "SequenceClassification",
-        ["classification_head"],
-    ),
-}
-
-
-def load(family: str, folder: Path, num_labels: int = 5) -> Any:
-    text = family in TEXT_FAMILIES
-    (save_text_model if text else save_image_model)(family, folder, labels=[f"l{index}" for index in range(num_labels)])
-    auto = transformers.AutoModelForSequenceClassification if text else transformers.AutoModelForImageClassification
-    return auto.from_pretrained(folder)
-
-
-def from_config(config: Any, kind: str, num_labels: int = 5) -> Any:
-    config.num_labels = num_labels
-    with torch.device("meta"):
-        return getattr(transformers, f"AutoModelFor{kind}").from_config(config)
 
 
 @pytest.mark.parametrize("family", [*TEXT_FAMILIES, *IMAGE_FAMILIES, *OTHER_IMAGE_FAMILIES])

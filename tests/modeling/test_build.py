@@ -220,6 +220,16 @@ def test_random_weights_are_not_the_pretrained_ones_and_come_again_with_the_seed
         assert not same
 
 
+@pytest.mark.parametrize("weights", [None, "random"])
+def test_a_config_that_names_no_architecture_will_do(weights: str | None, tmp_path: Path) -> None:
+    folder = save_model("deit", tmp_path / "m")
+    config = json.loads((folder / "config.json").read_text())
+    config.pop("architectures")
+    (folder / "config.json").write_text(json.dumps(config))
+    built = build("deit", folder, weights=weights)
+    assert type(built.model).__name__ == "DeiTForImageClassification"
+
+
 @pytest.mark.parametrize("family", ["bert", "resnet", "timm_resnet"])
 def test_a_checkpoint_that_is_only_a_pickle_is_refused(family: str, tmp_path: Path) -> None:
     folder = save_model(family, tmp_path / "m")

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 import timm
 import torch
-import transformers
-from test_anatomy import CONV, HEADS, SIZE, TEXT, TOWER, UNUSUAL, from_config, load
+from families import HEADS, UNUSUAL, VISION, build, from_config, load
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
@@ -19,17 +18,6 @@ from hf_sft.modeling.parameter_groups import decays, describe, freeze, parameter
 from hf_sft.modeling.tuning import STRATEGIES, Rule, apply_rules
 from hf_sft.recipe import Tuning
 
-SWIN = {"image_size": SIZE, "patch_size": 4, "embed_dim": 8, "depths": [1, 1], "num_heads": [2, 2], "window_size": 4}
-VISION: dict[str, Any] = {  # with class and register tokens, position tables, layer scale, GRN, BatchNorm
-    "beit": transformers.BeitConfig(**TOWER, use_relative_position_bias=True, use_absolute_position_embeddings=True),
-    "dinov2": transformers.Dinov2WithRegistersConfig(**TOWER),
-    "convnextv2": transformers.ConvNextV2Config(hidden_sizes=[8, 8, 8, 8], depths=[1, 1, 1, 1]),
-    "swinv2": transformers.Swinv2Config(**SWIN),
-    "levit": transformers.LevitConfig(
-        image_size=SIZE, hidden_sizes=[16, 16, 16], num_attention_heads=[1, 1, 1], depths=[1, 1, 1], key_dim=[8, 8, 8]
-    ),
-    "regnet": transformers.RegNetConfig(**CONV, groups_width=8),
-}
 MATRICES = (nn.Linear, nn.Conv1d, nn.Conv2d, Conv1D, nn.Embedding)
 TIMM = ["test_vit", "test_vit2", "test_vit3", "test_convnext2", "test_coatnet", "test_byobnet", "test_resnet"]
 TIMM += [
@@ -39,10 +27,6 @@ TIMM += [
     "levit_128",
     "mvitv2_tiny",
 ]
-
-
-def build(family: str, folder: Path) -> Any:
-    return from_config(VISION[family], "ImageClassification") if family in VISION else load(family, folder)
 
 
 def rules_for(model: Any, strategy: str = "full") -> dict[str, Rule]:

@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 import pytest
 import transformers
-from test_anatomy import HEADS, UNUSUAL, load
+from families import HEADS, UNUSUAL, load
 
 from hf_sft.errors import RecipeError
 from hf_sft.modeling.anatomy import head_parameters

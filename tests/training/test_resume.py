@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 from tiny_runs import (
-    NO_DROPOUT,
     StopAfter,
     largest_difference,
     make_data,
@@ -191,12 +190,3 @@ def test_going_on_asks_for_no_second_evaluation_at_the_start(models, tmp_path):
     resumed, _ = run("bert", models, tmp_path / "parts", training=training)
     assert course(resumed) == course(whole)
     assert [entry["step"] for entry in epoch_entries(whole.log, evaluated=True)] == [0, 2, 4, 6, 8, 10, 12]
-
-
-def test_never_resuming_starts_anew(models, tmp_path):
-    settings = {"training": EACH_TWO_STEPS, "resume": "never", "model": {"config": NO_DROPOUT}}
-    whole, _ = run("bert", models, tmp_path / "whole", **settings)
-    with pytest.raises(KeyboardInterrupt):
-        run("bert", models, tmp_path / "parts", StopAfter(5), **settings)
-    again, _ = run("bert", models, tmp_path / "parts", **settings)
-    assert course(again) == course(whole) and again.rows == whole.rows
