@@ -99,7 +99,7 @@ class SftTrainer(Trainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> EpochOrder | None:
         return self.order
 
-    def _run_epoch(self, *arguments: Any, **settings: Any) -> None:  # type: ignore[override]
+    def _run_epoch(self, *arguments: Any, **settings: Any) -> None:
         """Skipped where a resumed run had come to its end: the Trainer would go on until its next check."""
         saved: Any = self.state.stateful_callbacks  # class name -> state, as the checkpoint holds it
         stopped = saved["TrainerControl"]["args"]["should_training_stop"]
