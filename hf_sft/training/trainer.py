@@ -102,8 +102,7 @@ class SftTrainer(Trainer):
     def _run_epoch(self, *arguments: Any, **settings: Any) -> None:
         """Skipped where a resumed run had come to its end: the Trainer would go on until its next check."""
         saved: Any = self.state.stateful_callbacks  # class name -> state, as the checkpoint holds it
-        stopped = saved["TrainerControl"]["args"]["should_training_stop"]
-        if self.state.global_step >= self.state.max_steps or stopped:
+        if saved["TrainerControl"]["args"]["should_training_stop"]:
             self.control.should_training_stop = True
         else:
             super()._run_epoch(*arguments, **settings)

@@ -262,11 +262,23 @@ def test_unknown_settings_of_a_model_are_errors_with_the_nearest(tmp_path: Path)
 
 
 @pytest.mark.parametrize(
+    ("setting", "fix"),
+    [
+        ({"id2label": {0: "a"}}, "label_map"),
+        ({"label2id": {"a": 0}}, "label_map"),
+        ({"problem_type": "regression"}, r"dataset\.problem"),
+        ({"hf_sft_thresholds": [0.5]}, "validation"),
+    ],
+)
+def test_what_the_data_decide_is_no_setting(setting: dict[str, Any], fix: str, tmp_path: Path) -> None:
+    folder = save_model("bert", tmp_path / "m")
+    with pytest.raises(ModelError, match=rf"(?s)do not decide.*{fix}"):
+        build("bert", folder, config=setting)
+
+
+@pytest.mark.parametrize(
     "setting",
     [
-        {"id2label": {0: "a"}},
-        {"num_labels": 9},
-        {"problem_type": "regression"},
         {"hidden_size": "big"},
         {"hidden_act": "nonsense"},
         {"hidden_size": 32},
@@ -291,9 +303,16 @@ def test_what_is_no_model_for_the_task_is_an_error_that_names_the_folder(tmp_pat
     (blind / "preprocessor_config.json").unlink()
     empty.mkdir()
     (broken / "model.safetensors").write_bytes(b"no tensors")
-    cases = [("bert", vit), ("vit", bert), ("bert", bare), ("vit", blind), ("vit", empty), ("vit", broken)]
-    for family, folder in cases:
-        with pytest.raises(ModelError, match=r"model\.name") as caught:
+    cases = {
+        "an architecture that can do text-classification": ("bert", vit),
+        "an architecture that can do image-classification": ("vit", bert),
+        "a tokenizer with a vocabulary": ("bert", bare),
+        "a tokenizer or image processor": ("vit", blind),
+        r"a folder with config\.json": ("vit", empty),
+        "safetensors weights": ("vit", broken),
+    }
+    for expected, (family, folder) in cases.items():
+        with pytest.raises(ModelError, match=rf"(?s)model\.name.*{expected}") as caught:
             build(family, folder)
         assert str(folder) in str(caught.value)
 
