@@ -1,4 +1,4 @@
-"""Speed, side by side in one process: `make bench` (about five minutes on two cores).
+"""Speed, side by side in one process: `make bench` (about fifteen minutes on two cores).
 
 Every repetition runs all arms of a comparison once, in turn; the ratio is taken within a repetition, and the median
 and range of the ratios are printed. Process start, loading and compiling the data are outside the timed part.
