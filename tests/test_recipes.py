@@ -42,4 +42,4 @@ def test_a_photo_model_learns_handwriting(tmp_path: Path) -> None:
     from hf_sft import fine_tune
 
     record = fine_tune(Recipe.load("bundled:efficientnet_digits", [f"output_dir={tmp_path}"]))
-    assert record.metrics["test"]["accuracy"] >= 0.95
+    assert record.metrics["test"]["accuracy"] >= 0.93  # 0.96 when written
