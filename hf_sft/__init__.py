@@ -5,14 +5,25 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hf_sft.commands.check import check as check
+    from hf_sft.commands.evaluate import evaluate as evaluate
+    from hf_sft.commands.predict import predict as predict
     from hf_sft.errors import HfSftError as HfSftError
     from hf_sft.recipe import Recipe as Recipe
     from hf_sft.record import RunRecord as RunRecord
     from hf_sft.run import fine_tune as fine_tune
 
-__all__ = ["HfSftError", "Recipe", "RunRecord", "fine_tune"]
+__all__ = ["HfSftError", "Recipe", "RunRecord", "check", "evaluate", "fine_tune", "predict"]
 
-_HOME = {"HfSftError": "errors", "Recipe": "recipe", "RunRecord": "record", "fine_tune": "run"}
+_HOME = {
+    "HfSftError": "errors",
+    "Recipe": "recipe",
+    "RunRecord": "record",
+    "check": "commands.check",
+    "evaluate": "commands.evaluate",
+    "fine_tune": "run",
+    "predict": "commands.predict",
+}
 
 
 def __getattr__(name: str) -> Any:

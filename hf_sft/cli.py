@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import json
 import os
-import signal
 import sys
-import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast, get_args
 
 import typer
 
-from hf_sft.console import is_main_process, report_error
-from hf_sft.errors import HfSftError
+from hf_sft.cli_run import run_here, start_processes
+from hf_sft.console import report_error
+from hf_sft.errors import Finding, HfSftError, RecipeError, nearest
+
+if TYPE_CHECKING:
+    from hf_sft.recipe import TaskName
 
 app = typer.Typer(
     name="hf-sft",
@@ -25,6 +28,19 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+
+
+MODEL = "A run directory, a folder that save_pretrained wrote, package:..., or a Hub id."
+TrustRemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Allow code that a model or an evaluate metric brings.")
+]
+Columns = Annotated[
+    list[str] | None, typer.Option(metavar="ROLE=COLUMN", help="text=body, label=queue; text=title,body joins two.")
+]
+Options = Annotated[
+    list[str] | None, typer.Option("--option", metavar="NAME=VALUE", help="For the reader: sep=';', encoding=latin-1.")
+]
+BatchSize = Annotated[int, typer.Option(min=1, help="Rows per batch.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -51,7 +67,7 @@ class _RunCommand(typer.core.TyperCommand):
         return super().parse_args(ctx, args)
 
 
-@app.command(no_args_is_help=True, cls=_RunCommand)
+@app.command(no_args_is_help=True, cls=_RunCommand, short_help="Train, evaluate, save and document a model.")
 def run(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or bundled:<name>.")],
     overrides: Annotated[
@@ -59,9 +75,7 @@ def run(
     ] = None,
     processes: Annotated[int, typer.Option(min=1, help="Start this many processes (one per device).")] = 1,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete an earlier run in output_dir first.")] = False,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Allow code that a model or an evaluate metric brings.")
-    ] = False,
+    trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Train, evaluate, save and document a model.
 
@@ -69,8 +83,273 @@ def run(
     """
     flags = ["--overwrite"] * overwrite + ["--trust-remote-code"] * trust_remote_code
     if processes > 1:
-        raise typer.Exit(_launch(recipe, overrides or [], flags, processes))
-    raise typer.Exit(_run(recipe, overrides or [], overwrite=overwrite, trust_remote_code=trust_remote_code))
+        raise typer.Exit(start_processes(recipe, overrides or [], flags, processes))
+    raise typer.Exit(run_here(recipe, overrides or [], overwrite=overwrite, trust_remote_code=trust_remote_code))
+
+
+@app.command(no_args_is_help=True, short_help="Report mistakes and costs before a run.")
+def check(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or bundled:<name>.")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Override keys.")] = None,
+    fast: Annotated[bool, typer.Option("--fast", help="Stop before the model's weights are loaded.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="Look at every row, not at 10,000 of each split.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    trust_remote_code: TrustRemoteCode = False,
+) -> None:
+    """Look at recipe, data and model, and rehearse a few steps, before anything is spent. Exit code 2: errors.
+
+    Example: hf-sft check recipe.yaml
+    """
+
+    def action() -> int:
+        from hf_sft.recipe import Recipe
+
+        if not as_json:  # mistakes of the recipe are known before anything heavy is imported
+            Recipe.load(recipe, overrides or [])
+        from hf_sft.commands.check import check
+
+        report = check(recipe, overrides or [], fast=fast, full=full, trust_remote_code=trust_remote_code)
+        _show(json.dumps(report.as_dict(), indent=1, ensure_ascii=False) if as_json else str(report))
+        return 0 if report.ok else 2
+
+    _do(action)
+
+
+@app.command(no_args_is_help=True, short_help="Metrics of a saved model on any data.")
+def evaluate(
+    model: Annotated[str, typer.Argument(metavar="MODEL_OR_RUN", help=MODEL)],
+    data: Annotated[
+        str | None, typer.Option(help="File, folder, Hub id, bundled:<name>; absent: the run's own.")
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Which split; absent: test where there is one.")] = None,
+    by: Annotated[str | None, typer.Option(help="A column whose values are evaluated apart.")] = None,
+    columns: Columns = None,
+    metrics: Annotated[
+        list[str] | None, typer.Option("--metric", help="Instead of the run's; may be repeated.")
+    ] = None,
+    label_map: Annotated[
+        str | None, typer.Option(metavar="YAML", help="'{label of the data: label of the model}'; null drops one.")
+    ] = None,
+    options: Options = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Write the predictions (parquet) there.")
+    ] = None,
+    batch_size: BatchSize = 64,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
+    trust_remote_code: TrustRemoteCode = False,
+) -> None:
+    """Metrics with intervals of a saved model, per class and per slice; added to the record of its run.
+
+    Example: hf-sft evaluate runs/bert_sentiment --split test --by domain
+    """
+
+    def action() -> int:
+        from hf_sft.commands.evaluate import evaluate
+
+        with _words_apart(as_json):
+            found = evaluate(
+                model,
+                data=data,
+                split=split,
+                by=by,
+                columns=_pairs(columns, "--columns"),
+                metrics=metrics or (),
+                label_map=_mapping(label_map, "--label-map"),
+                options=_pairs(options, "--option"),
+                batch_size=batch_size,
+                trust_remote_code=trust_remote_code,
+            )
+            if output is not None:
+                found.write_predictions(output)
+        _show(json.dumps(found.as_dict(), indent=1, ensure_ascii=False) if as_json else str(found))
+        return 0
+
+    _do(action)
+
+
+@app.command(no_args_is_help=True, short_help="Label a file, a folder or lines of text.")
+def predict(
+    model: Annotated[str, typer.Argument(metavar="MODEL_OR_RUN", help=MODEL)],
+    inputs: Annotated[
+        str, typer.Argument(metavar="INPUT", help="csv, jsonl, parquet, txt, a folder of images; - for lines of text.")
+    ],
+    output: Annotated[
+        str, typer.Option("-o", "--output", help="csv, jsonl or parquet; - for jsonl on the screen.")
+    ] = "-",
+    columns: Columns = None,
+    top_k: Annotated[int | None, typer.Option(min=1, help="The best labels instead of the score of each.")] = None,
+    prefix: Annotated[str, typer.Option(help="Before the names of the added columns.")] = "",
+    options: Options = None,
+    batch_size: BatchSize = 64,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output file.")] = False,
+    trust_remote_code: TrustRemoteCode = False,
+) -> None:
+    """The label and the probability of every row, in the order of the input, whatever its size.
+
+    Example: hf-sft predict runs/bert_sentiment reviews.csv -o labelled.csv
+    """
+
+    def action() -> int:
+        from hf_sft.commands.predict import predict
+
+        found = predict(
+            model,
+            inputs,
+            output,
+            columns=_pairs(columns, "--columns"),
+            top_k=top_k,
+            batch_size=batch_size,
+            options=_pairs(options, "--option"),
+            prefix=prefix,
+            overwrite=overwrite,
+            trust_remote_code=trust_remote_code,
+        )
+        print(found, file=sys.stderr, flush=True)
+        return 0
+
+    _do(action)
+
+
+@app.command(no_args_is_help=True, short_help="Write a recipe for a data set.")
+def init(
+    data: Annotated[str | None, typer.Argument(metavar="DATA", help="File, folder, Hub id, or bundled:<name>.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Write the recipe there, not to the screen.")
+    ] = None,
+    task: Annotated[str | None, typer.Option(help="Where the guess is wrong: text-classification, ...")] = None,
+    name: Annotated[str | None, typer.Option(help="The configuration of a data set on the Hub.")] = None,
+    embedded: Annotated[bool, typer.Option("--list", help="List embedded models, data and recipes.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace the output file.")] = False,
+) -> None:
+    """Write a commented recipe for a data set: task, columns, problem, model and settings, each with its reason.
+
+    Example: hf-sft init tickets.csv -o tickets.yaml
+    """
+
+    def action() -> int:
+        from hf_sft.commands.init import list_embedded, write_recipe
+
+        if embedded:
+            _show(list_embedded())
+            return 0
+        if data is None:
+            raise RecipeError(Finding(place="DATA", expected="a data set, or --list", found="nothing"))
+        text = write_recipe(data, output=output, task=_task(task), force=force, name=name)
+        if output is None:
+            _show(text.rstrip("\n"))
+        return 0
+
+    _do(action)
+
+
+@app.command(short_help="Print the JSON Schema of a recipe.")
+def schema() -> None:
+    """Print the JSON Schema of a recipe, for editors and for other programs.
+
+    Example: hf-sft schema > recipe.schema.json
+    """
+
+    def action() -> int:
+        from hf_sft.commands.schema import as_text
+
+        _show(as_text().rstrip("\n"))
+        return 0
+
+    _do(action)
+
+
+@app.command(no_args_is_help=True, short_help="Tables of one run or several.")
+def show(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Folders of finished runs.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the records as JSON.")] = False,
+) -> None:
+    """The record of a run as tables; several runs side by side.
+
+    Example: hf-sft show runs/a runs/b
+    """
+
+    def action() -> int:
+        from hf_sft.commands.show import show
+
+        found = show(runs)
+        _show(found.as_json() if as_json else str(found))
+        return 0
+
+    _do(action)
+
+
+@app.command(short_help="What a bug report needs.")
+def env(as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False) -> None:
+    """Versions, devices, threads, caches: what a bug report needs.
+
+    Example: hf-sft env
+    """
+
+    def action() -> int:
+        from hf_sft.commands.env_report import as_text, describe_environment
+
+        found = describe_environment()
+        _show(json.dumps(found, indent=1) if as_json else as_text(found))
+        return 0
+
+    _do(action)
+
+
+def _task(name: str | None) -> TaskName | None:
+    from hf_sft.recipe import TaskName
+
+    names = get_args(TaskName)
+    if name is not None and name not in names:
+        raise RecipeError(Finding(place="--task", expected="a task", found=name, fix=nearest(name, names)))
+    return cast("TaskName | None", name)
+
+
+def _pairs(given: list[str] | None, flag: str) -> dict[str, Any]:
+    """`key=value` words as a mapping; a value with commas is a list, numbers and true are what they look like."""
+    found: dict[str, Any] = {}
+    for word in given or []:
+        key, sign, value = word.partition("=")
+        if not (sign and key and value):
+            raise RecipeError(Finding(place=flag, expected="name=value", found=word))
+        found[key] = value.split(",") if "," in value and len(value) > 1 else value
+    return found
+
+
+def _mapping(text: str | None, flag: str) -> dict[Any, Any] | None:
+    if text is None:
+        return None
+    from hf_sft.yaml12 import parse
+
+    content, _, findings = parse(text, lambda line, column: flag)
+    if findings or not isinstance(content, dict):
+        raise RecipeError(findings or Finding(place=flag, expected="'{from: to, ...}'", found=text))
+    return content
+
+
+@contextlib.contextmanager
+def _words_apart(apart: bool) -> Iterator[None]:
+    """Words go to standard error, so that standard output holds JSON alone."""
+    with contextlib.redirect_stdout(sys.stderr) if apart else contextlib.nullcontext():
+        yield
+
+
+def _show(text: str) -> None:
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:  # `hf-sft show ... | head` has seen enough; Python would flush once more when it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _do(action: Callable[[], int]) -> NoReturn:
+    """Do it and leave with its exit code, 2 for what the user can mend, 130 after Ctrl-C."""
+    try:
+        code = action()
+    except HfSftError as error:
+        code = report_error(error)
+    except KeyboardInterrupt as stop:
+        print("\n".join(["hf-sft: stopped", *getattr(stop, "__notes__", [])]), file=sys.stderr, flush=True)
+        code = 130
+    raise typer.Exit(code)
 
 
 def run_command(arguments: list[str]) -> int:
@@ -81,71 +360,6 @@ def run_command(arguments: list[str]) -> int:
     except SystemExit as exit_:
         return int(exit_.code or 0)
     return int(result or 0)
-
-
-def _launch(recipe: str, overrides: Sequence[str], flags: Sequence[str], processes: int) -> int:
-    """Start the ranks, once the recipe is known to be right: a wrong one is reported in a second."""
-    from hf_sft.recipe import Recipe
-
-    try:
-        Recipe.load(recipe, overrides)
-    except HfSftError as error:
-        return report_error(error)
-    from hf_sft.launch import launch
-
-    return launch([recipe, *overrides, *flags], processes)
-
-
-def _run(recipe: str, overrides: Sequence[str], *, overwrite: bool, trust_remote_code: bool) -> int:
-    from hf_sft.recipe import Recipe
-
-    loaded = None
-    signal.signal(signal.SIGTERM, _stop)
-    try:
-        loaded = Recipe.load(recipe, overrides)
-        from hf_sft.run import fine_tune
-
-        fine_tune(loaded, overwrite=overwrite, trust_remote_code=trust_remote_code)
-        return 0
-    except HfSftError as error:
-        return report_error(error)
-    except KeyboardInterrupt:
-        return _stopped(130)
-    except SystemExit as stop:
-        return _stopped(stop.code if isinstance(stop.code, int) else 1)
-    except Exception:
-        return _broken(Path(loaded.output_dir) if loaded else None)
-    finally:
-        _leave_process_group()
-
-
-def _stop(number: int, frame: object) -> None:
-    raise SystemExit(128 + number)
-
-
-def _stopped(code: int) -> int:
-    if is_main_process():
-        print("hf-sft: stopped; the same command goes on from the last checkpoint", file=sys.stderr, flush=True)
-    return code
-
-
-def _broken(directory: Path | None) -> int:
-    """A fault of ours or of a library: the traceback is shown, and kept in the run directory."""
-    text = traceback.format_exc()
-    print(text, file=sys.stderr, flush=True)
-    if directory is not None and is_main_process():
-        with contextlib.suppress(OSError):  # the traceback on the screen says more than why it could not be kept
-            directory.mkdir(parents=True, exist_ok=True)
-            (directory / "traceback.txt").write_text(text, encoding="utf-8")
-    return 1
-
-
-def _leave_process_group() -> None:
-    if "torch" in sys.modules and "RANK" in os.environ:
-        import torch.distributed
-
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
 
 
 def main() -> None:

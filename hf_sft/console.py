@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from hf_sft.errors import HfSftError
@@ -14,11 +16,27 @@ def is_main_process() -> bool:
     return int(os.environ.get("RANK", 0)) == 0
 
 
+_silent: list[str] | None = None
+
+
+@contextmanager
+def overheard() -> Iterator[list[str]]:
+    """What is said meanwhile is not printed but kept in the list."""
+    global _silent
+    before, _silent = _silent, []
+    try:
+        yield _silent
+    finally:
+        _silent = before
+
+
 def say(text: str, *, bar: Any = None) -> None:
     """Print a line on the main process, above a progress bar where there is one."""
     if not is_main_process():
         return
-    if bar is not None:
+    if _silent is not None:
+        _silent.append(text)
+    elif bar is not None:
         bar.write(text, file=sys.stdout)
         sys.stdout.flush()
     else:

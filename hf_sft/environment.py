@@ -9,7 +9,9 @@ from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any
 
+import datasets
 import torch
+import transformers
 from accelerate import PartialState
 
 from hf_sft.errors import EnvironmentProblem, Finding
@@ -72,6 +74,13 @@ def prepare_environment(recipe: Recipe) -> Environment:
         python=platform.python_version(),
         notes=tuple(notes),
     )
+
+
+def silence_libraries() -> None:
+    """No bars for caching and writing files of our own, no log beside an error; ours say what matters."""
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
+    datasets.disable_progress_bars()
+    transformers.logging.disable_progress_bar()
 
 
 def on_cpu() -> bool:

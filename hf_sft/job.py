@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-import datasets
 import numpy as np
 import torch
-import transformers
 from transformers import set_seed
 
 from hf_sft.console import say
 from hf_sft.data.labels import Labels
-from hf_sft.environment import Environment
-from hf_sft.errors import Finding, ModelError
+from hf_sft.environment import Environment, silence_libraries
+from hf_sft.errors import Finding, ModelError, RecipeError
 from hf_sft.evaluation import Evaluator, forward
 from hf_sft.metrics.metric import Metric
 from hf_sft.metrics.resolve import resolve_metrics
 from hf_sft.modeling.anatomy import is_convolutional
-from hf_sft.modeling.build import Built, build_model
+from hf_sft.modeling.build import Built, Opened, build_model, open_model
 from hf_sft.modeling.parameter_groups import describe, freeze
 from hf_sft.modeling.tuning import STRATEGIES, Rule, apply_rules
 from hf_sft.recipe import Recipe
@@ -68,14 +66,38 @@ def prepare(
 ) -> Job:
     """Read the data, decide the labels, find the metrics, build the model. Raises HfSftError for what cannot work."""
     started = time.perf_counter()
-    _silence_libraries()
+    silence_libraries()
     task = TASKS[recipe.task]
     for line in (*recipe.notices, str(environment), *environment.notes):
         say(line)
     found = load_data(recipe, task, data)
     for line in (_rows_line(found), *found.notes):
         say(line)
-    metrics = resolve_metrics(
+    check_early_stopping(recipe, found)
+    metrics = find_metrics(recipe, found, functions, trust_remote_code)
+    opened = open_model(recipe, task, trust_remote_code=trust_remote_code)
+    work = assemble(recipe, environment, found, metrics, opened, trust_remote_code=trust_remote_code)
+    given = _notes(data, functions, callbacks)
+    for line in given:
+        say(line)
+    return replace(work, notes=(*given, *work.notes), load_seconds=time.perf_counter() - started)
+
+
+def check_early_stopping(recipe: Recipe, found: TaskData) -> None:
+    """Raises RecipeError where there is nothing to stop by."""
+    if recipe.early_stopping is not None and "validation" not in found.splits:
+        expected, fix = (
+            "a labelled validation split",
+            "let one be cut (dataset.splits: {}), or leave early_stopping out",
+        )
+        raise RecipeError(Finding(place="early_stopping", expected=expected, found="none", fix=fix))
+
+
+def find_metrics(
+    recipe: Recipe, found: TaskData, functions: Mapping[str, Callable[..., Any]] | None, trust_remote_code: bool
+) -> list[Metric]:
+    """The recipe's metrics for the problem of these data. Raises RecipeError for those that do not fit."""
+    return resolve_metrics(
         recipe.metrics,
         found.labels.problem,
         folder=recipe.folder,
@@ -83,8 +105,22 @@ def prepare(
         trust_remote_code=trust_remote_code,
         num_labels=len(found.labels.names),
     )
+
+
+def assemble(
+    recipe: Recipe,
+    environment: Environment,
+    found: TaskData,
+    metrics: Sequence[Metric],
+    opened: Opened,
+    *,
+    trust_remote_code: bool = False,
+) -> Job:
+    """Load the weights and bring data, labels, metrics and model together."""
+    started = time.perf_counter()
+    task = TASKS[recipe.task]
     set_seed(recipe.seed)
-    built = build_model(recipe, task, found.labels, trust_remote_code=trust_remote_code)
+    built = build_model(recipe, task, found.labels, opened=opened, trust_remote_code=trust_remote_code)
     rules = apply_rules(
         STRATEGIES[recipe.tuning.strategy](built.model, built.new, recipe.tuning),
         [name for name, _ in built.model.named_parameters()],
@@ -111,8 +147,7 @@ def prepare(
         workers=workers(resolved),
         channels_last=channels_last,
     )
-    notes = _notes(data, functions, callbacks)
-    notes += _truncation_notes(inputs, task, built)
+    notes = _truncation_notes(inputs, task, built)
     for line in notes:
         say(line)
     _try_one_row(built.model, inputs["train"], collate, channels_last)
@@ -133,12 +168,6 @@ def prepare(
         notes=tuple(notes),
         load_seconds=time.perf_counter() - started,
     )
-
-
-def _silence_libraries() -> None:
-    """No bars for caching and writing files of our own; ours say what matters."""
-    datasets.disable_progress_bars()
-    transformers.logging.disable_progress_bar()
 
 
 def _rows_line(found: TaskData) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -56,8 +57,24 @@ def _split_role(name: str) -> str:
     return name
 
 
+def _plain(value: Any) -> Any:
+    """A value that YAML has: numbers of numpy, paths and tuples (from Python) as numbers, text and lists."""
+    if value is None or isinstance(value, (bool, str)):
+        return value
+    if isinstance(value, Mapping):
+        return {_plain(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, os.PathLike):
+        return str(os.fspath(value))
+    if isinstance(value, Real):
+        return int(value) if isinstance(value, Integral) else float(value)
+    raise _fault("text, a number, true, false, null, a list, or keys and values", type(value).__name__)
+
+
 Metric = Annotated[str, AfterValidator(_known_metric)]
 SplitRole = Annotated[str, AfterValidator(_split_role)]
+Plain = Annotated[Any, AfterValidator(_plain)]
 
 
 def _expanded(folder: str) -> str:
@@ -100,7 +117,7 @@ class Model(Section):
         None,
         description="a local checkpoint file for a timm architecture (or package:...) | random: train from scratch",
     )
-    config: dict[str, Any] = Field({}, description="overrides of the model's configuration")
+    config: dict[str, Plain] = Field({}, description="overrides of the model's configuration")
     head: Literal["auto", "new", "keep"] = Field(
         "auto", description="auto: an existing classifier is kept only when its label names are the task's"
     )
@@ -119,7 +136,7 @@ class DataSet(Section):
     data_files: str | list[str] | dict[str, str | list[str]] | None = Field(
         None, description="files per split, relative to the recipe's folder"
     )
-    options: dict[str, Any] = Field({}, description="handed to the reader: {sep: ';', encoding: latin-1}")
+    options: dict[str, Plain] = Field({}, description="handed to the reader: {sep: ';', encoding: latin-1}")
     columns: dict[str, str | Annotated[list[str], Field(min_length=1)]] = Field(
         {}, description="role: column, or a list of columns"
     )
@@ -134,17 +151,22 @@ class DataSet(Section):
     )
     problem: ProblemName | None = Field(None, description="absent: decided once from the whole training column")
     max_samples: dict[SplitRole, Annotated[int, Field(gt=0)]] = Field({}, description="a seeded sample per split")
+    on_bad_row: Literal["error", "skip"] = Field(
+        "error", description="skip: rows without a label or a readable input are left out, counted and listed"
+    )
     streaming: bool = Field(False, description="rows are read as they are needed; needs splits, labels and max_steps")
 
 
 class Processor(Section):
     """How inputs become tensors; saved with the model."""
 
-    max_length: int | None = Field(None, gt=1, description="tokens per text; absent: 128 or what the model allows")
+    max_length: int | None = Field(None, gt=1, description="tokens per text; absent: 512 or what the model allows")
     size: int | None = Field(None, gt=7, description="pixels, height and width")
     image_mean: list[float] | None = Field(None, min_length=3, max_length=3, description="red, green, blue")
-    image_std: list[Annotated[float, Field(gt=0)]] | None = Field(None, min_length=3, max_length=3)
-    do_normalize: bool | None = None
+    image_std: list[Annotated[float, Field(gt=0)]] | None = Field(
+        None, min_length=3, max_length=3, description="red, green, blue"
+    )
+    do_normalize: bool | None = Field(None, description="whether image_mean and image_std are applied")
 
 
 class Tuning(Section):
@@ -162,35 +184,42 @@ class Objective(Section):
 class EarlyStopping(Section):
     """Stop when the first metric has not improved on validation for `patience` evaluations."""
 
-    patience: int = Field(3, gt=0)
+    patience: int = Field(3, gt=0, description="evaluations without improvement before it stops")
     threshold: float = Field(0.0, ge=0, description="the least improvement that counts")
 
 
 class Run(Section):
     """About the machine."""
 
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="auto: bf16 on GPUs that have it, fp16 on older ones, fp32 elsewhere; weights stay float32"
+    )
     workers: Literal["auto"] | Annotated[int, Field(ge=0)] = Field("auto", description="data-loading processes")
 
 
 class Recipe(Section):
     """A fine-tuning job. Read one with `Recipe.load("recipe.yaml")` or `Recipe.from_dict({...})`."""
 
-    task: TaskName
+    task: TaskName = Field(description="text-classification | image-classification")
     model: Model
     dataset: DataSet
     processor: Processor = Processor()
     tuning: Tuning = Tuning()
     objective: Objective = Objective()
-    training: dict[str, Any] = Field({}, description="the fields of transformers.TrainingArguments, nothing renamed")
+    training: dict[str, Plain] = Field({}, description="the fields of transformers.TrainingArguments, nothing renamed")
     metrics: list[Metric] = Field(
         [], description="the first chooses the best checkpoint; absent: chosen by the problem"
     )
     early_stopping: EarlyStopping | None = None
     run: Run = Run()
-    resume: Literal["auto", "never"] = "auto"
-    seed: int = Field(42, ge=0, lt=2**31)
-    output_dir: Annotated[str, AfterValidator(_expanded)] = Field("runs/run", min_length=1)
+    resume: Literal["auto", "never"] = Field(
+        "auto",
+        description="auto: the same command again goes on where it stopped; never: a folder with a run is refused",
+    )
+    seed: int = Field(42, ge=0, lt=2**31, description="order of rows, splits, samples, new weights, dropout")
+    output_dir: Annotated[str, AfterValidator(_expanded)] = Field(
+        "runs/run", min_length=1, description="the folder of the run; a relative one starts from the working directory"
+    )
 
     _folder: Path = PrivateAttr(default_factory=Path.cwd)
     _notices: tuple[str, ...] = PrivateAttr(default=())
@@ -209,10 +238,10 @@ class Recipe(Section):
         """`name` as an absolute path where that exists beside the recipe (or is plainly a path), else unchanged."""
         if ":" in name.partition("/")[0]:  # package:..., bundled:..., a URL
             return name
-        path = Path(os.path.expandvars(name)).expanduser()
+        path = Path(_expanded(name))
         inside = path if path.is_absolute() else self._folder / path
         plainly_path = name.startswith((".", "~", "/", "$"))
-        return str(inside.resolve()) if plainly_path or inside.exists() else name
+        return str(inside.resolve()) if plainly_path or os.path.exists(inside) else name
 
     @classmethod
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -241,6 +270,8 @@ class Recipe(Section):
 
         content = self.to_dict()
         content["dataset"]["label_map"] = self.dataset.label_map  # JSON would turn integer keys into text
+        content["dataset"]["options"], content["training"] = _plain(self.dataset.options), _plain(self.training)
+        content["model"]["config"] = _plain(self.model.config)
         if absolute_paths:
             content["model"]["name"] = self.locate(self.model.name)
             content["model"]["weights"] = self.model.weights and self.locate(self.model.weights)
@@ -268,7 +299,7 @@ class Recipe(Section):
 
     def locate_file(self, name: str) -> str:
         """A data file: relative to the recipe's folder unless it is absolute or a URL."""
-        path = Path(os.path.expandvars(name)).expanduser()
+        path = Path(_expanded(name))
         return name if "://" in name else str(self._folder.resolve() / path)
 
 

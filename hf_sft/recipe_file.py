@@ -15,9 +15,11 @@ from hf_sft import recipe as schema
 from hf_sft import training_keys
 from hf_sft.errors import Finding, RecipeError, describe_value, nearest
 from hf_sft.recipe_mistakes import findings_of, place_of
-from hf_sft.yaml12 import Places, parse
+from hf_sft.yaml12 import MAX_DEPTH, Places, parse
 
 COMMAND_LINE = "command line"  # the place of every override
+MAX_SIZE = 1_000_000  # bytes; YAML of that size takes seconds to read
+MAX_FINDINGS, MAX_TEXT = 50, 1000  # mistakes that are told, characters of each of their parts
 
 
 def bundled_recipes() -> list[str]:
@@ -43,16 +45,26 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> schema.Recipe:
             )
         path = _bundled_folder() / f"{bundled}.yaml"
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
+        text = _read(Path(path), name)
     except UnicodeDecodeError as error:
         found, fix = f"byte {error.start} is not UTF-8", "save the file as UTF-8"
         raise RecipeError(Finding(place=name, expected="a recipe in YAML", found=found, fix=fix)) from error
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
         fix = "name a recipe file, or one of bundled:" + ", bundled:".join(bundled_recipes())
-        found = error.strerror or str(error)
+        found = getattr(error, "strerror", None) or str(error)
         raise RecipeError(Finding(place=name, expected="a recipe in YAML", found=found, fix=fix)) from error
     content, places, findings = parse(text, lambda line, column: f"{name}:{line}:{column}")
     return build(content, overrides, folder=Path(path).resolve().parent, places=places, earlier=findings)
+
+
+def _read(file: Path, name: str) -> str:
+    """The text of the file; of one that can be no recipe (data, a device) only so much is read as shows that."""
+    with file.open("rb") as stream:
+        content = stream.read(MAX_SIZE + 1)
+    if len(content) > MAX_SIZE:
+        found, fix = f"more than {MAX_SIZE:,} bytes", "name the recipe; data are named inside it, in dataset.path"
+        raise RecipeError(Finding(place=name, expected="a recipe in YAML", found=found, fix=fix))
+    return content.decode("utf-8-sig")
 
 
 def build(
@@ -73,7 +85,7 @@ def build(
                 found=describe_value(content),
             )
         )
-        raise RecipeError(findings)
+        raise RecipeError(_told(findings))
     content = _apply(content, overrides, places, findings)
     notices: list[str] = []
     if isinstance(content.get("training"), dict):
@@ -89,14 +101,26 @@ def build(
     except ValidationError as error:
         findings += findings_of(error, content, places)
     if findings:
-        raise RecipeError(sorted(dict.fromkeys(findings), key=_by_place)) from None
+        raise RecipeError(_told(findings)) from None
     recipe._folder, recipe._notices = folder, tuple(notices)
     return recipe
 
 
+def _told(findings: Sequence[Finding]) -> list[Finding]:
+    """Each mistake once, in the order of the file; what goes on without end is cut."""
+    told = sorted(dict.fromkeys(map(_cut, findings)), key=_by_place)
+    more = Finding(place=f"and {len(told) - MAX_FINDINGS:,} more mistakes")
+    return [*told[:MAX_FINDINGS], more] if len(told) > MAX_FINDINGS else told
+
+
+def _cut(finding: Finding) -> Finding:
+    parts = {part: text for part, text in vars(finding).items() if len(text) > MAX_TEXT}
+    return replace(finding, **{part: f"{text[:MAX_TEXT]}..." for part, text in parts.items()})
+
+
 def _by_place(finding: Finding) -> tuple[str, int, int]:
     """The order of the file; other places first."""
-    match = re.match(r"(.*?):(\d+):(\d+)", finding.place)
+    match = re.match(r"(.*?):(\d{1,9}):(\d{1,9})", finding.place)
     return (match[1], int(match[2]), int(match[3])) if match else ("", 0, 0)
 
 
@@ -107,7 +131,7 @@ def _apply(
     for override in overrides:
         dotted, sign, text = override.partition("=")
         keys = tuple(dotted.strip().split("."))
-        if not sign or not all(keys):
+        if not sign or not all(keys) or len(keys) > MAX_DEPTH:
             fix = "no spaces around = ; quote what the shell would split" if not sign else ""
             findings.append(Finding(place=COMMAND_LINE, expected="key=value or key.sub=value", found=override, fix=fix))
             continue

@@ -16,6 +16,7 @@ from hf_sft.recipe import ROLES, Recipe
 from hf_sft.yaml12 import Places
 
 Path = tuple[str, ...]
+LONGEST_EXAMPLE = 80  # characters of a value that is written out as it should be
 WORDS = {
     "string_type": "text",
     "string_too_short": "text that is not empty",
@@ -100,7 +101,7 @@ def _other_value(kinds: set[str], value: Any, path: Path) -> str:
     field = _field(path)
     if value is None and field is not None and not field.is_required():
         return f"leave the key out for its default, {field.get_default()}"
-    if isinstance(value, (dict, list)) or value is None:
+    if isinstance(value, (dict, list)) or value is None or len(str(value)) > LONGEST_EXAMPLE:
         return ""
     if kinds & {"int_type", "float_type", "bool_type"} and bare_form(value):
         return bare_form(value)

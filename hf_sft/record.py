@@ -68,6 +68,7 @@ class RunRecord:
     data: split -> {"rows", "fingerprint", "source"}; "notes": decisions taken, in words.
     versions: package -> version. history: {"steps": [...], "epochs": [...]}.
     notes: what a reader of the numbers must know (in-memory data, custom functions, a widening gap).
+    evaluations: what `hf-sft evaluate` found since, each with its data, split, date, metrics, intervals and slices.
     """
 
     recipe: dict[str, Any]
@@ -84,6 +85,7 @@ class RunRecord:
     seed: int
     history: dict[str, list[dict[str, Any]]]
     notes: list[str] = field(default_factory=list)
+    evaluations: list[dict[str, Any]] = field(default_factory=list)
     output_dir: str = ""
 
     @property

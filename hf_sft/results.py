@@ -15,7 +15,9 @@ from accelerate import PartialState
 
 from hf_sft import environment
 from hf_sft.card import model_card
+from hf_sft.console import say
 from hf_sft.curves import save_curves
+from hf_sft.data.bad_rows import as_csv
 from hf_sft.data.labels import Labels
 from hf_sft.errors import Finding, ModelError
 from hf_sft.metrics.classification import per_class
@@ -38,6 +40,13 @@ class Results:
     labels: Labels
     rows: Mapping[str, Rows]
     seconds: float
+
+
+def list_bad_rows(job: Job, directory: RunDirectory) -> None:
+    """report/bad_rows.csv: the rows that dataset.on_bad_row: skip left out; no file where there are none."""
+    if job.data.bad_rows and PartialState().is_main_process:
+        write_text(directory.report / "bad_rows.csv", as_csv(job.data.bad_rows))
+        say(f"listed in {directory.report / 'bad_rows.csv'}")
 
 
 def evaluate(job: Job, directory: RunDirectory) -> Results:

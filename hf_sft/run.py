@@ -48,6 +48,7 @@ def fine_tune(
         recipe, machine, data=data, functions=metrics or {}, callbacks=callbacks, trust_remote_code=trust_remote_code
     )
     directory = run_directory.open_run(work.recipe, asked, overwrite=overwrite)
+    results.list_bad_rows(work, directory)
     trained = fit.train(work, directory, callbacks)
     found = results.evaluate(work, directory)
     results.save_model(work, directory, found)

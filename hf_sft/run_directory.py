@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import reprlib
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -111,7 +112,8 @@ def _differences(before: Any, now: Any, path: str = "") -> list[str]:
         ]
     if not path:
         return ["asked.yaml, which cannot be read"]
-    return [] if before == now or path in HARMLESS else [f"{path} (was {before!r}, now {now!r})"]
+    same = before == now or path in HARMLESS
+    return [] if same else [f"{path} (was {reprlib.repr(before)}, now {reprlib.repr(now)})"]
 
 
 def open_run(recipe: Recipe, asked: dict[str, Any], *, overwrite: bool) -> RunDirectory:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from hf_sft.recipe import SPLIT_ROLES
 from hf_sft.record import RunDirectory, RunRecord
+from hf_sft.tables import printable
 
 # When a widening gap is worth a sentence. One epoch up is noise; so are a few percent.
 RISING_EPOCHS = 2
@@ -90,16 +91,16 @@ def as_text(record: RunRecord) -> str:
         table += [
             (split if first else "", *row) for first, row in zip([True] + [False] * len(rows), rows, strict=False)
         ]
-    widths = [max(len(_printable(row[column])) for row in table) for column in range(5)]
+    widths = [max(len(printable(row[column])) for row in table) for column in range(5)]
     for row in table if len(table) > 1 else []:
-        name = "  ".join(_printable(text).ljust(width) for text, width in zip(row[:2], widths[:2], strict=True))
-        values = "  ".join(_printable(text).rjust(width) for text, width in zip(row[2:], widths[2:], strict=True))
+        name = "  ".join(printable(text).ljust(width) for text, width in zip(row[:2], widths[:2], strict=True))
+        values = "  ".join(printable(text).rjust(width) for text, width in zip(row[2:], widths[2:], strict=True))
         lines.append(f"  {name}  {values}")
     if len(table) == 1:
         lines.append("  no split was evaluated")
-    lines += ["", f"model: {_printable(str(_model_folder(record)))}", *(f"  {line}" for line in _snippet(record))]
+    lines += ["", f"model: {printable(str(_model_folder(record)))}", *(f"  {line}" for line in _snippet(record))]
     for note in record.notes:
-        lines += textwrap.wrap(_printable(note), 110, initial_indent="note: ", subsequent_indent="      ")
+        lines += textwrap.wrap(printable(note), 110, initial_indent="note: ", subsequent_indent="      ")
     return "\n".join(lines)
 
 
@@ -185,8 +186,3 @@ def _model_folder(record: RunRecord) -> Path:
 
 def _align(column: int) -> str:
     return "left" if column < 2 else "right"
-
-
-def _printable(text: str) -> str:
-    """One line without control characters: names from data must not steer the terminal."""
-    return "".join(letter if letter.isprintable() else " " for letter in text)

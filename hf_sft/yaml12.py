@@ -12,6 +12,8 @@ from hf_sft.errors import Finding, RecipeError
 
 Places = dict[tuple[str, ...], str]  # path of keys and positions -> where it stands
 MAX_DEPTH = 50  # levels of nesting; a recipe needs five
+MAX_ENTRIES = 100_000  # with what aliases repeat; dataset.labels of ImageNet-21k has 22,000
+MAX_PROBLEM = 300  # characters of PyYAML's words, which quote the document
 
 _SCALARS = (  # (tag, pattern, first characters); https://yaml.org/spec/1.2.2, section 10.3.2
     ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
@@ -49,7 +51,22 @@ def _construct_bool(loader: yaml.SafeLoader, node: yaml.Node) -> bool:
 
 def _construct_int(loader: yaml.SafeLoader, node: yaml.Node) -> int:
     text = loader.construct_scalar(node)  # type: ignore[arg-type]
-    return int(text, 8) if text.startswith("0o") else int(text, 16) if text.startswith("0x") else int(text)
+    number = int(text, 8) if text.startswith("0o") else int(text, 16) if text.startswith("0x") else int(text)
+    if abs(number) >= 1 << 64:  # which Python itself may refuse to print
+        raise _unconstructed("a whole number of more than 64 bits", node)
+    return number
+
+
+def _construct_text(loader: yaml.SafeLoader, node: yaml.Node) -> str:
+    r"""Text that can be written to a file and name one; "\ud800" and "\0" make text that cannot."""
+    text: str = loader.construct_scalar(node)  # type: ignore[arg-type]
+    if "\0" in text or not text.isascii() and re.search("[\ud800-\udfff]", text):
+        raise _unconstructed(f"{'a zero byte' if chr(0) in text else 'half a character'} in text", node)
+    return text
+
+
+def _unconstructed(problem: str, node: yaml.Node) -> yaml.MarkedYAMLError:
+    return yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
 
 
 def _construct_float(loader: yaml.SafeLoader, node: yaml.Node) -> float:
@@ -70,8 +87,13 @@ for _name, _pattern, _first in _SCALARS:
 _Loader.yaml_constructors = {
     tag: function
     for tag, function in yaml.SafeLoader.yaml_constructors.items()
-    if tag is None or tag in (_TAG + "null", _TAG + "str", _TAG + "seq", _TAG + "map")
-} | {_TAG + "bool": _construct_bool, _TAG + "int": _construct_int, _TAG + "float": _construct_float}
+    if tag is None or tag in (_TAG + "null", _TAG + "seq", _TAG + "map")
+} | {
+    _TAG + "str": _construct_text,
+    _TAG + "bool": _construct_bool,
+    _TAG + "int": _construct_int,
+    _TAG + "float": _construct_float,
+}
 
 
 def dump(content: Any) -> str:
@@ -114,7 +136,8 @@ def parse(text: str, place: Callable[[int, int], str]) -> tuple[Any, Places, lis
 
 def _no_yaml(place: str, problem: str) -> RecipeError:
     fix = next((fix for words, fix in _FIXES if words in problem), "")
-    return RecipeError(Finding(place=place, expected="YAML", found=re.sub("^(found|but found) ", "", problem), fix=fix))
+    found = re.sub("^(found|but found) ", "", problem)[:MAX_PROBLEM]
+    return RecipeError(Finding(place=place, expected="YAML", found=found, fix=fix))
 
 
 class _Noted:
@@ -124,25 +147,31 @@ class _Noted:
         self.loader, self.where = loader, where
         self.places: Places = {}
         self.findings: list[Finding] = []
-        self.walked: set[int] = set()
+        self.walked: dict[int, int] = {}  # node -> its entries, with what aliases repeat
 
-    def walk(self, node: yaml.Node, path: tuple[str, ...], within: frozenset[int]) -> None:
+    def walk(self, node: yaml.Node, path: tuple[str, ...], within: frozenset[int]) -> int:
+        """The number of entries below the node, 1 for a scalar."""
         if not isinstance(node, yaml.CollectionNode):
-            return
+            return 1
         if id(node) in within or len(within) >= MAX_DEPTH:
             problem = "an alias inside its own anchor" if id(node) in within else f"more than {MAX_DEPTH} levels"
-            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+            raise _unconstructed(problem, node)
         if id(node) in self.walked:
-            return
-        self.walked.add(id(node))
+            return self.walked[id(node)]
         if isinstance(node, yaml.MappingNode):
-            self._walk_keys(node, path, within | {id(node)})
+            entries = self._walk_keys(node, path, within | {id(node)})
         else:
+            entries = 1
             for position, entry in enumerate(node.value):
                 self.places[(*path, str(position))] = self.where(entry.start_mark)
-                self.walk(entry, (*path, str(position)), within | {id(node)})
+                entries += self.walk(entry, (*path, str(position)), within | {id(node)})
+        if entries > MAX_ENTRIES:
+            raise _unconstructed(f"more than {MAX_ENTRIES:,} entries, with what aliases repeat", node)
+        self.walked[id(node)] = entries
+        return entries
 
-    def _walk_keys(self, node: yaml.MappingNode, path: tuple[str, ...], within: frozenset[int]) -> None:
+    def _walk_keys(self, node: yaml.MappingNode, path: tuple[str, ...], within: frozenset[int]) -> int:
+        entries = 1
         seen: dict[Any, str] = {}
         for key_node, value in node.value:
             if not isinstance(key_node, yaml.ScalarNode):
@@ -156,4 +185,5 @@ class _Noted:
                 self.findings.append(Finding(place=f"{place} {'.'.join(here)}", expected="each key once", found=found))
             seen[key] = seen[str(key)] = place
             self.places[here] = place
-            self.walk(value, here, within)
+            entries += self.walk(value, here, within)
+        return entries

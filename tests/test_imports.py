@@ -17,20 +17,23 @@ ROOT = Path(hf_sft.__file__).parent
 # A module imports from its own layer and from those above it in this table, never from those below.
 LAYERS = (
     ("errors",),
-    ("yaml12", "training_keys", "packages", "console", "markdown"),
+    ("yaml12", "training_keys", "packages", "console", "markdown", "tables"),
     ("recipe", "recipe_file", "recipe_mistakes"),
     ("record",),
-    ("environment", "launch", "data", "metrics", "modeling"),
+    ("environment", "hub_access", "launch", "data", "metrics", "modeling", "table_files"),
     ("tasks",),
-    ("evaluation", "training", "summary", "curves", "card", "card_metadata"),
-    ("job", "results", "run_directory"),
+    ("summary", "evaluation", "saved_model", "training", "curves", "card", "card_metadata"),
+    ("job", "results", "run_directory", "sense", "rehearsal"),
     ("run",),
-    ("__init__", "cli"),
+    ("guessing",),
+    ("commands",),
+    ("__init__", "cli", "cli_run"),
 )
 # Imports inside a function that point the other way: a record shows itself, a recipe reads itself, and so on.
 ALLOWED = {("record", "summary"), ("summary", "curves"), ("recipe", "recipe_file"), ("run", "cli")}
 LIGHT = ("errors", "yaml12", "training_keys", "packages", "console", "recipe", "recipe_file", "recipe_mistakes")
-LIGHT += ("record", "summary", "markdown", "cli", "__init__")
+LIGHT += ("record", "summary", "markdown", "tables", "cli", "__init__")
+LIGHT += ("commands.show", "commands.run_tables", "commands.schema", "commands.env_report")
 HEAVY = {"torch", "transformers", "datasets", "accelerate", "evaluate", "timm", "sklearn", "scipy", "matplotlib"}
 HEAVY |= {"pandas", "pyarrow", "numpy", "PIL"}
 

@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import pyarrow.compute
 from datasets import ClassLabel, Dataset, List, Value
 
 from hf_sft.data.labels import LabelColumn
@@ -66,30 +65,13 @@ def label_column(rows: Dataset, settings: DataSet) -> LabelColumn | None:
 
 
 def check_texts(split: Split, columns: Sequence[str], role: str) -> None:
-    """Raises DataError unless the columns hold text in every row."""
+    """Raises DataError unless the columns hold text."""
     for column in columns:
         feature = split.rows.features[column]
         if not (isinstance(feature, Value) and feature.dtype in ("string", "large_string")):
             found = f"column {column!r} of type {getattr(feature, 'dtype', None) or type(feature).__name__}"
             fix = "name the column that holds the text"
             raise DataError(Finding(place=f"dataset.columns.{role}", expected="text", found=found, fix=fix))
-        check_filled(split, column, role)
-
-
-def check_filled(split: Split, column: str, role: str) -> None:
-    """Raises DataError unless every row has a value in the column."""
-    values = split.rows.select_columns([column]).with_format("arrow")[:][column]
-    if values.null_count:
-        rows = pyarrow.compute.indices_nonzero(values.is_null()).to_pylist()
-        numbers = ", ".join(str(int(split.row_ids[row])) for row in rows[:5])
-        raise DataError(
-            Finding(
-                place=f"dataset.columns.{role}",
-                expected=f"{role.partition('_')[0]} in every row",
-                found=f"column {column!r} is empty (null) in {len(rows):,} rows of {split.source}: {numbers}",
-                fix="fill or drop those rows",
-            )
-        )
 
 
 def joined(batch: Mapping[str, Sequence[Any]], columns: Sequence[str]) -> list[str]:

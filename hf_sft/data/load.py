@@ -18,6 +18,7 @@ from yaml import YAMLError
 
 from hf_sft.data.bundled import PREFIX, load_bundled
 from hf_sft.errors import DataError, Finding
+from hf_sft.hub_access import require_hub, what_to_do
 from hf_sft.recipe import DataSet, Recipe
 
 Source: TypeAlias = DatasetDict | IterableDatasetDict
@@ -42,8 +43,8 @@ def load_source(recipe: Recipe, data: Mapping[str, Any] | None = None) -> tuple[
     try:
         loaded = _read(recipe, path)
     except (ConnectionError, DatasetNotFoundError) as error:
-        fix = "check the id and the connection, or name a local file or folder, or bundled:reviews"
-        raise _unreadable(path, _reason(error), fix) from error
+        otherwise = "check the id and the connection, or name a local file or folder, or bundled:reviews"
+        raise _unreadable(path, _reason(error), what_to_do(error, otherwise)) from error
     except FileNotFoundError as error:
         reason = _reason(error).partition(" with any supported extension")[0]
         raise _unreadable(path, reason, "check the path; relative paths start from the recipe's folder") from error
@@ -85,6 +86,7 @@ def _read(recipe: Recipe, path: str) -> Any:
         return load_dataset(str(local), settings.name, data_files=files, **options)
     if local.is_absolute():
         raise FileNotFoundError(f"no file or folder {local}")
+    require_hub("dataset.path", path, "dataset")
     return load_dataset(path, settings.name, data_files=settings.data_files, **options)
 
 
@@ -138,6 +140,8 @@ def _rows_in_memory(name: str, rows: Any) -> Dataset:
 
 
 def _reason(error: BaseException) -> str:
+    if "corresponds to no data" in str(error):  # what `datasets` says of files that hold a heading alone
+        return "a file without rows"
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 

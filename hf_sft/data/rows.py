@@ -10,6 +10,8 @@ import torch
 from datasets import Dataset
 from numpy.typing import NDArray
 
+from hf_sft.errors import DataError, Finding
+
 Transform = Callable[[Mapping[str, Any]], dict[str, Any]]
 
 
@@ -34,9 +36,7 @@ class Rows(torch.utils.data.Dataset):
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         size = len(self)
         positions = [int(index) % size for index in indices]
-        batch: Mapping[str, Any] = self.rows[positions]
-        if self.transform is not None:
-            batch = self.transform(batch)
+        batch = self._read(positions)
         features: list[dict[str, Any]] = [{} for _ in positions]
         for name, values in batch.items():
             for feature, value in zip(features, values, strict=True):
@@ -46,6 +46,15 @@ class Rows(torch.utils.data.Dataset):
             if self.targets is not None:
                 feature["labels"] = self.targets[position]
         return features
+
+    def _read(self, positions: list[int]) -> Mapping[str, Any]:
+        try:
+            batch: Mapping[str, Any] = self.rows[positions]
+            return batch if self.transform is None else self.transform(batch)
+        except (OSError, SyntaxError) as error:  # an image that was not looked at before training, or has gone since
+            found = f"{' '.join(str(error).split())[:200]} (one of rows {', '.join(map(str, positions[:40]))})"
+            fix = "mend or remove that row, or set dataset.on_bad_row: skip, which looks at every row first"
+            raise DataError(Finding(place="dataset", expected="rows that can be read", found=found, fix=fix)) from error
 
 
 def row_lengths(rows: Dataset, column: str | None) -> NDArray:

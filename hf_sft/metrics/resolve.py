@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from hf_sft.errors import Finding, RecipeError, nearest
+from hf_sft.hub_access import hub_is_reachable
 from hf_sft.metrics import DEFAULTS, METRICS
 from hf_sft.metrics.metric import Metric, Outcome
 from hf_sft.recipe import ProblemName
@@ -147,9 +148,12 @@ def _load_from_evaluate(name: str, problem: ProblemName, folder: Path, trust_rem
     if not trust_remote_code:
         expected = "leave to run code: a metric of the evaluate library is a script"
         raise _wrong(name, expected, "read the script, then add --trust-remote-code to the command")
+    import evaluate
+
     target = _locate(name.removeprefix(EVALUATE), folder)
     try:
-        import evaluate
+        if not Path(target).is_absolute() and not hub_is_reachable():
+            evaluate.config.HF_EVALUATE_OFFLINE = True  # else it tries again and again before it looks into its cache
 
         # evaluate's own classification metrics take rows of several labels under this configuration only;
         # without a seed it reads NumPy's global state, without keep_in_memory ranks meet in one file
@@ -158,6 +162,8 @@ def _load_from_evaluate(name: str, problem: ProblemName, folder: Path, trust_rem
     except Exception as error:  # importing a script can raise anything
         expected = "the id of a metric of the evaluate library, or a folder x that holds x.py"
         fix = "look for it on https://huggingface.co/evaluate-metric; a local path starts from the recipe's folder"
+        if evaluate.config.HF_EVALUATE_OFFLINE:
+            fix = "the Hub cannot be reached and holds it; name a folder here that holds the metric's script"
         raise _wrong(name, expected, fix, found=f"{name}: {_shorten(error)}") from error
     entry = Path(target).name.removesuffix(".py")
     return Metric(

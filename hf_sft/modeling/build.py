@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,6 +17,7 @@ from torch import nn
 
 from hf_sft.data.labels import Labels
 from hf_sft.errors import Finding, ModelError, nearest
+from hf_sft.hub_access import require_hub, what_to_do
 from hf_sft.modeling import timm_models
 from hf_sft.modeling.anatomy import head_parameters, may_be_new, output_layers
 from hf_sft.modeling.source import ModelSource, find_model
@@ -46,11 +48,21 @@ class Built:
     new: frozenset[str]
 
 
-def build_model(recipe: Recipe, task: Task, labels: Labels, *, trust_remote_code: bool = False) -> Built:
-    """Load the recipe's model and its processor for these labels; weights are float32 whatever the checkpoint holds.
+@dataclass(frozen=True, kw_only=True)
+class Opened:
+    """A model before its weights are read: where it lies, its configuration and processor as the recipe wants them.
 
-    Raises ModelError when weights other than the head's are missing or of another shape.
+    known: the label names it was trained with; None where it has no classifier.
     """
+
+    source: ModelSource
+    config: Any
+    processor: Any
+    known: list[str] | None
+
+
+def open_model(recipe: Recipe, task: Task, *, trust_remote_code: bool = False) -> Opened:
+    """Raises ModelError (or RecipeError) for a model or processor that is not there or does not fit the task."""
     source = find_model(recipe)
     if source.architecture is not None:
         config = timm_models.make_config(source.architecture)
@@ -58,13 +70,26 @@ def build_model(recipe: Recipe, task: Task, labels: Labels, *, trust_remote_code
     else:
         config = _load_config(source, recipe, task, trust_remote_code)
         known = _label_names(config) if not source.random else None
-    kept = _decide_head(recipe, source, labels, known)
+    processor = _load_processor(source, recipe, task, config, trust_remote_code)
+    _override(config, recipe.model.config)
+    return Opened(source=source, config=config, processor=processor, known=known)
+
+
+def build_model(
+    recipe: Recipe, task: Task, labels: Labels, *, opened: Opened | None = None, trust_remote_code: bool = False
+) -> Built:
+    """Load the recipe's model and its processor for these labels; weights are float32 whatever the checkpoint holds.
+
+    opened: what open_model returned, where it was called before; its config is used up.
+    Raises ModelError when weights other than the head's are missing or of another shape.
+    """
+    opened = opened or open_model(recipe, task, trust_remote_code=trust_remote_code)
+    source, config = opened.source, opened.config
+    kept = _decide_head(recipe, source, labels, opened.known)
     if kept is not None:
         labels = labels.reordered(kept)
-    processor = _load_processor(source, recipe, task, config, trust_remote_code)
     _set_labels(config, labels, task)
-    _override(config, recipe.model.config)
-    with _quiet():
+    with quiet():
         if source.random:
             model = _auto(task).from_config(config, dtype=torch.float32, trust_remote_code=trust_remote_code)
             new, report = frozenset(n for n, _ in model.named_parameters()), "random weights: nothing is loaded"
@@ -72,8 +97,8 @@ def build_model(recipe: Recipe, task: Task, labels: Labels, *, trust_remote_code
             model, new, report = timm_models.load(source, config)
         else:
             model, new, report = _load(source, recipe, task, config, keep=kept is not None, trust=trust_remote_code)
-    task.fit_model(model, processor)
-    return Built(model=model, processor=processor, labels=labels, report=report, new=new)
+    task.fit_model(model, opened.processor)
+    return Built(model=model, processor=opened.processor, labels=labels, report=report, new=new)
 
 
 def _auto(task: Task) -> Any:
@@ -81,7 +106,7 @@ def _auto(task: Task) -> Any:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without transformers' bars and load report: what was loaded is said once, in our words."""
     level, bars = transformers.logging.get_verbosity(), transformers.logging.is_progress_bar_enabled()
     transformers.logging.set_verbosity_error()
@@ -97,22 +122,27 @@ def _quiet() -> Iterator[None]:
             transformers.logging.enable_progress_bar()
 
 
-def _load_config(source: ModelSource, recipe: Recipe, task: Task, trust_remote_code: bool) -> Any:
+def read_config(name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
+    """A model's configuration, as it must be to load its weights. Raises ModelError where there is none."""
+    require_hub("model.name", name, "model", revision=revision)
     try:
-        config = transformers.AutoConfig.from_pretrained(
-            source.name, revision=recipe.model.revision, trust_remote_code=trust_remote_code
-        )
+        config = transformers.AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, StrictDataclassError) as error:
         found = (str(error).splitlines() or [type(error).__name__])[0]
-        fix = "check the id and the connection, or name a local folder or package:<python package>/<folder>"
-        place = "model.name"
-        raise ModelError(Finding(place=place, expected=f"a model at {source.name}", found=found, fix=fix)) from error
-    if type(config) not in _auto(task)._model_mapping and not (trust_remote_code and hasattr(config, "auto_map")):
-        expected, found = f"an architecture that can do {task.name}", f"{config.model_type} ({source.name})"
-        raise ModelError(Finding(place="model.name", expected=expected, found=found, fix="is the task the right one?"))
+        otherwise = "check the id and the connection, or name a local folder or package:<python package>/<folder>"
+        place, fix = "model.name", what_to_do(error, otherwise)
+        raise ModelError(Finding(place=place, expected=f"a model at {name}", found=found, fix=fix)) from error
     config.architectures = config.architectures or []  # transformers loops over None for DeiT and LeViT
     if config.model_type == "timm_wrapper" and config.model_args:
         config.model_args.pop("num_classes", None)  # timm's save_for_hf writes it; the wrapper would pass it twice
+    return config
+
+
+def _load_config(source: ModelSource, recipe: Recipe, task: Task, trust_remote_code: bool) -> Any:
+    config = read_config(source.name, revision=recipe.model.revision, trust_remote_code=trust_remote_code)
+    if type(config) not in _auto(task)._model_mapping and not (trust_remote_code and hasattr(config, "auto_map")):
+        expected, found = f"an architecture that can do {task.name}", f"{config.model_type} ({source.name})"
+        raise ModelError(Finding(place="model.name", expected=expected, found=found, fix="is the task the right one?"))
     return config
 
 
@@ -190,7 +220,8 @@ def _load(
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         found = (str(error).splitlines() or [type(error).__name__])[0]
         expected = f"a {task.name} model with safetensors weights at {source.name}"
-        raise ModelError(Finding(place="model.name", expected=expected, found=found)) from error
+        found, fix = explain_weights(source.name, found)
+        raise ModelError(Finding(place="model.name", expected=expected, found=found, fix=fix)) from error
     before = {name: shape[0] for name, shape, _ in info["mismatched_keys"] if shape}
     new = set(info["missing_keys"]) | {name for name, _, _ in info["mismatched_keys"]}
     _check_only_head_is_new(model, new, source)
@@ -203,6 +234,19 @@ def _load(
             initialise(model, layer)
     loaded = len(model.state_dict()) - len(new)
     return model, frozenset(new), _report(layers, before, new, inside, loaded, config.num_labels)
+
+
+def explain_weights(name: str, found: str) -> tuple[str, str]:
+    """(found, fix) for weights that do not load: a pickle beside them, or nothing at all, where that is why."""
+    if list(Path(name).glob("*.safetensors*")):
+        return found, "the file is damaged or belongs to another config: copy or download it again"
+    pickles = sorted(file.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for file in Path(name).glob(pattern))
+    if pickles:
+        fix = "if you trust it, load it once where that is safe and save_pretrained the model: that writes safetensors"
+        return f"{pickles[0]}, a pickle, which runs code when it is loaded", fix
+    if Path(name).is_dir():
+        return "no weights in that folder", "copy model.safetensors there, or set model.weights: random"
+    return found, "check the id, the revision and the connection; weights must be in safetensors"
 
 
 def _check_only_head_is_new(model: nn.Module, new: set[str], source: ModelSource) -> None:

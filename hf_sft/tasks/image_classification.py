@@ -13,7 +13,10 @@ from datasets import Image, Value
 from transformers import AutoImageProcessor
 from transformers.image_utils import load_image
 
-from hf_sft.data.columns import check_filled, columns_of
+from hf_sft.data.bad_rows import MOST_LOOKED_AT, Fault, looked_at
+from hf_sft.data.columns import columns_of
+from hf_sft.data.pictures import picture_faults
+from hf_sft.data.quality import inspect_images
 from hf_sft.data.splits import Split
 from hf_sft.errors import DataError, Finding
 from hf_sft.recipe import Processor, Recipe
@@ -65,11 +68,9 @@ def _prepare(split: Split, recipe: Recipe) -> Split:
     """Rows whose image column decodes: paths (relative to the data's folder) and encoded bytes become images."""
     (column,) = columns_of(recipe.dataset, "image")
     feature, rows = split.rows.features[column], split.rows
-    check_filled(split, column, "image")
     if isinstance(feature, Value) and feature.dtype in ("string", "large_string"):
         path = Path(recipe.locate(recipe.dataset.path))
         folder = path if path.is_dir() else path.parent if path.is_file() else recipe.folder
-        _check_files(split, column, folder)
         rows = rows.map(partial(_absolute_paths, column, folder), batched=True)
     elif not _holds_images(feature):
         found = f"column {column!r} of type {getattr(feature, 'dtype', None) or type(feature).__name__}"
@@ -87,18 +88,18 @@ def _holds_images(feature: Any) -> bool:
     return isinstance(feature, Image) or (isinstance(feature, dict) and set(feature) == {"bytes", "path"})
 
 
-def _check_files(split: Split, column: str, folder: Path) -> None:
-    names = split.rows.select_columns([column])[:][column]
-    absent = [position for position, name in enumerate(names) if not (folder / name).is_file()]
-    if absent:
-        rows = ", ".join(str(int(split.row_ids[position])) for position in absent[:5])
-        found = f"{len(absent):,} rows of {split.source} name files that do not exist: rows {rows}; {names[absent[0]]}"
-        fix = f"write paths relative to {folder}"
-        raise DataError(Finding(place="dataset.columns.image", expected="files", found=found, fix=fix))
+def _find_faults(split: Split, recipe: Recipe) -> list[Fault]:
+    """Images that are missing, do not decode or are tiny; of many rows some thousands are looked at, unless bad ones
+
+    are to be skipped.
+    """
+    (column,) = columns_of(recipe.dataset, "image")
+    most = MOST_LOOKED_AT if recipe.dataset.on_bad_row == "error" else None
+    return picture_faults(split.rows, column, "image", looked_at(len(split), most))
 
 
 def _absolute_paths(column: str, folder: Path, batch: Mapping[str, Any]) -> dict[str, Any]:
-    return {column: [str(folder / path) for path in batch[column]]}
+    return {column: [None if path is None else str(folder / path) for path in batch[column]]}
 
 
 def _configure_transform(processor: Any, recipe: Recipe) -> Callable[[Batch], dict[str, Any]]:
@@ -128,6 +129,10 @@ IMAGE_CLASSIFICATION = Task(
     load_processor=_load_image_processor,
     fit_model=_keep_config,
     prepare=_prepare,
+    find_faults=_find_faults,
+    inspect=inspect_images,
+    full_lengths=None,
+    longest_input=None,
     transform=_configure_transform,
     ahead=False,
     collate=_configure_collate,

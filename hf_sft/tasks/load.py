@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from accelerate import PartialState
 from datasets import Dataset, IterableDataset
 from numpy.typing import NDArray
 
+from hf_sft.data.bad_rows import BadRow, Fault, name_rows, refuse
 from hf_sft.data.columns import check_columns, columns_of, label_column
 from hf_sft.data.labels import LabelColumn, Labels, decide_labels, targets_as_names
 from hf_sft.data.load import load_source
@@ -41,6 +43,7 @@ class TaskData:
     """The splits by role, the labels of all of them, and the decisions taken, in words.
 
     stream: the training rows where they are streamed; `splits` then holds no "train".
+    bad_rows: those that dataset.on_bad_row: skip left out.
     """
 
     splits: Mapping[str, LabelledSplit]
@@ -48,6 +51,7 @@ class TaskData:
     origin: str
     notes: tuple[str, ...]
     stream: IterableDataset | None = None
+    bad_rows: tuple[BadRow, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +99,7 @@ def load_data(recipe: Recipe, task: Task, data: Mapping[str, Any] | None = None)
         else:
             columns[role] = column
         splits[role] = split
+    bad = drop_unlabelled_rows(splits, columns, recipe)
     labels, label_notes = decide_labels(columns, recipe.dataset)
     labelled = {
         role: _with_labels(role, split, columns.get(role), labels, recipe, notes) for role, split in splits.items()
@@ -107,11 +112,58 @@ def load_data(recipe: Recipe, task: Task, data: Mapping[str, Any] | None = None)
         positions = sample_positions(len(part.split), role, recipe.dataset, seed=recipe.seed)
         if positions is not None:
             labelled[role] = part.take(positions, f"{part.split.source}, {len(positions):,} sampled")
-    ready = {
-        role: LabelledSplit(split=task.prepare(part.split, recipe), entries=part.entries)
-        for role, part in labelled.items()
-    }
-    return TaskData(splits=ready, labels=labels, origin=origin, notes=(*label_notes, *notes))
+    ready, unreadable = ready_splits(labelled, recipe, task)
+    bad += unreadable
+    notes += _count(bad)
+    return TaskData(splits=ready, labels=labels, origin=origin, notes=(*label_notes, *notes), bad_rows=tuple(bad))
+
+
+def drop_unlabelled_rows(splits: dict[str, Split], columns: dict[str, LabelColumn], recipe: Recipe) -> list[BadRow]:
+    """Take rows without a label out of both; raises DataError naming them unless they are to be skipped."""
+    (name,) = columns_of(recipe.dataset, "label")
+    bad: list[BadRow] = []
+    for role, column in columns.items():
+        missing = [position for position, value in enumerate(column.values) if column.is_missing(value)]
+        if not missing:
+            continue
+        kind = "is empty (null, or -1 of a ClassLabel)" if column.class_names else "is empty (null)"
+        faults = [Fault(position=position, role="label", column=name, kind=kind) for position in missing]
+        bad += name_rows(role, splits[role].source, splits[role].row_ids, faults)
+        kept = np.setdiff1d(np.arange(len(column.values)), missing)
+        splits[role] = splits[role].take(kept)
+        columns[role] = replace(column, values=[column.values[position] for position in kept])
+    if bad and recipe.dataset.on_bad_row == "error":
+        raise refuse(bad)
+    return bad
+
+
+def ready_splits(
+    labelled: Mapping[str, LabelledSplit], recipe: Recipe, task: Task
+) -> tuple[dict[str, LabelledSplit], list[BadRow]]:
+    """The splits with columns that can be read, without rows whose input cannot be used.
+
+    Raises DataError naming such rows unless they are to be skipped, and for a split that has no others.
+    """
+    ready, bad = {}, []
+    for role, part in labelled.items():
+        prepared = replace(part, split=task.prepare(part.split, recipe))
+        faults = task.find_faults(prepared.split, recipe)
+        bad += name_rows(role, part.split.source, part.split.row_ids, faults)
+        kept = np.setdiff1d(np.arange(len(part.split)), [fault.position for fault in faults])
+        if faults and recipe.dataset.on_bad_row == "skip":
+            if not len(kept):
+                raise refuse(bad)
+            prepared = prepared.take(kept)
+        ready[role] = prepared
+    if bad and recipe.dataset.on_bad_row == "error":
+        raise refuse(bad)
+    return ready, bad
+
+
+def _count(bad: Sequence[BadRow]) -> list[str]:
+    """How many rows each split lost, and why, in words."""
+    counts = Counter((row.split, f"column {row.fault.column!r} {row.fault.kind}") for row in bad)
+    return [f"{role}: {number:,} bad rows skipped: {why}" for (role, why), number in counts.items()]
 
 
 def _needed(task: Task, role: str) -> dict[str, bool]:
@@ -120,15 +172,29 @@ def _needed(task: Task, role: str) -> dict[str, bool]:
 
 
 def _load_stream(recipe: Recipe, task: Task) -> TaskData:
-    stream, notes, splits = open_stream(recipe, task), [f"training rows are streamed, {SHUFFLE_BUFFER:,} at a time"], {}
+    stream, notes = open_stream(recipe, task), [f"training rows are streamed, {SHUFFLE_BUFFER:,} at a time"]
+    splits, columns = {}, {}
     for role, rows in stream.evaluated.items():
         check_columns(rows.column_names, _needed(task, role), recipe, f"the {role} split")
-        split = Split(rows=rows, row_ids=np.arange(len(rows)), source=role)
+        splits[role] = Split(rows=rows, row_ids=np.arange(len(rows)), source=role)
         column = label_column(rows, recipe.dataset)
-        labelled = None if column is None or column.unlabelled else column
-        part = _with_labels(role, split, labelled, stream.labels, recipe, notes)
-        splits[role] = LabelledSplit(split=task.prepare(part.split, recipe), entries=part.entries)
-    return TaskData(splits=splits, labels=stream.labels, origin=stream.origin, notes=tuple(notes), stream=stream.train)
+        if column is not None and not column.unlabelled:
+            columns[role] = column
+    bad = drop_unlabelled_rows(splits, columns, recipe)
+    labelled = {
+        role: _with_labels(role, split, columns.get(role), stream.labels, recipe, notes)
+        for role, split in splits.items()
+    }
+    ready, unreadable = ready_splits(labelled, recipe, task)
+    bad += unreadable
+    return TaskData(
+        splits=ready,
+        labels=stream.labels,
+        origin=stream.origin,
+        notes=(*notes, *_count(bad)),
+        stream=stream.train,
+        bad_rows=tuple(bad),
+    )
 
 
 def _with_labels(
@@ -136,17 +202,6 @@ def _with_labels(
 ) -> LabelledSplit:
     if column is None:
         return LabelledSplit(split=split, entries=None)
-    missing = [position for position, value in enumerate(column.values) if column.is_missing(value)]
-    if missing:
-        ids = ", ".join(str(int(split.row_ids[position])) for position in missing[:5])
-        raise DataError(
-            Finding(
-                place="dataset.columns.label",
-                expected="a label in every row",
-                found=f"{len(missing):,} rows of {role} without one: rows {ids}{' ...' if len(missing) > 5 else ''}",
-                fix="label or remove those rows",
-            )
-        )
     names = targets_as_names(column, labels.problem, recipe.dataset)
     entries = np.empty(len(names), dtype=object)
     entries[:] = names
@@ -190,6 +245,13 @@ def make_inputs(part: LabelledSplit, recipe: Recipe, task: Task, labels: Labels,
         rows = Rows(split.rows.select_columns(inputs), transform, targets)
     lengths = row_lengths(rows.rows, task.length)
     return Inputs(rows=rows, lengths=lengths, targets=targets, row_ids=split.row_ids)
+
+
+def take_inputs(inputs: Inputs, positions: NDArray) -> Inputs:
+    """The rows at those positions, in that order."""
+    targets = None if inputs.targets is None else inputs.targets[positions]
+    rows = Rows(inputs.rows.rows.select(positions), inputs.rows.transform, targets)
+    return Inputs(rows=rows, lengths=inputs.lengths[positions], targets=targets, row_ids=inputs.row_ids[positions])
 
 
 def stream_inputs(rows: IterableDataset, recipe: Recipe, task: Task, labels: Labels, processor: Any) -> Inputs:

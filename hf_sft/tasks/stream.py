@@ -51,6 +51,13 @@ class StreamRows(torch.utils.data.IterableDataset):
         values = LabelColumn(values=batch[column], class_names=_class_names(self.rows, column))
         names = targets_as_names(values, self.labels.problem, self.settings)
         kept = [position for position, name in enumerate(names) if name is not None]
+        missing = [position for position, value in enumerate(values.values) if values.is_missing(value)]
+        if missing and self.settings.on_bad_row == "error":
+            fix = "mend those rows, or set dataset.on_bad_row: skip"
+            found = f"none in {len(missing)} of {len(names)} rows read together"
+            raise DataError(
+                Finding(place="dataset.columns.label", expected="a label in every row", found=found, fix=fix)
+            )
         known = set(self.labels.names)
         for position in kept:
             here = names[position] if isinstance(names[position], list) else [names[position]]

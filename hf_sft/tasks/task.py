@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from hf_sft.data.bad_rows import Fault
 from hf_sft.data.labels import Labels
+from hf_sft.data.quality import Inspection
 from hf_sft.metrics.metric import Outcome
 from hf_sft.recipe import ProblemName
 
@@ -54,6 +56,11 @@ class Task:
     fit_model: (model, processor) -> None: what the model's config must know of the processor.
     prepare: (rows, recipe) -> rows whose columns can be read (types checked, paths cast to images).
         Raises DataError for columns of the wrong type.
+    find_faults: (prepared split, recipe) -> a Fault per input that cannot be used: null, an image that does not decode.
+    inspect: (role, prepared split, recipe, positions) -> what check says about those rows.
+    full_lengths: (batch of source columns, processor, recipe) -> int64 [N], lengths before anything is cut; None where
+        nothing is.
+    longest_input: (processor, model config) -> the greatest length the model can take; None where there is none.
     transform: (processor, recipe) -> picklable function: batch of source columns -> batch of model inputs.
     ahead: whether transform runs once over the whole split (text) or each time a row is read (images).
     collate: (processor, recipe) -> data collator over rows of model inputs with "labels" and "weight".
@@ -70,6 +77,10 @@ class Task:
     load_processor: Callable[..., Any]
     fit_model: Callable[[Any, Any], None]
     prepare: Callable[..., Any]
+    find_faults: Callable[..., list[Fault]]
+    inspect: Callable[..., Inspection]
+    full_lengths: Callable[..., NDArray] | None
+    longest_input: Callable[..., int] | None
     transform: Callable[..., Callable[[Batch], dict[str, Any]]]
     ahead: bool
     collate: Callable[..., Callable[[Sequence[Batch]], dict[str, Any]]]

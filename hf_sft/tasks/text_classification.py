@@ -6,9 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from transformers import AutoTokenizer
 
+from hf_sft.data.bad_rows import Fault, null_faults
 from hf_sft.data.columns import check_texts, columns_of, joined
+from hf_sft.data.quality import inspect_texts
 from hf_sft.data.splits import Split
 from hf_sft.errors import Finding, ModelError, RecipeError
 from hf_sft.recipe import Recipe
@@ -28,7 +32,8 @@ def _load_tokenizer(source: str, recipe: Recipe, config: Any, trust_remote_code:
     )
     if len(tokenizer) <= len(tokenizer.all_special_ids):  # what transformers makes of a folder without tokenizer files
         found = f"no tokenizer files in {source}"
-        raise ModelError(Finding(place="model.name", expected="a tokenizer with a vocabulary", found=found))
+        fix = "copy the tokenizer's files there: AutoTokenizer.from_pretrained(base).save_pretrained(folder)"
+        raise ModelError(Finding(place="model.name", expected="a tokenizer with a vocabulary", found=found, fix=fix))
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
             found = f"neither a padding nor an end-of-sequence token in {source}"
@@ -58,16 +63,37 @@ def _fit_model(model: Any, tokenizer: Any) -> None:
     model.config.pad_token_id = tokenizer.pad_token_id
 
 
+def _text_columns(recipe: Recipe) -> dict[str, list[str]]:
+    """Role -> columns, for the roles that this recipe has."""
+    roles = ["text", *(["text_pair"] if "text_pair" in recipe.dataset.columns else [])]
+    return {role: columns_of(recipe.dataset, role) for role in roles}
+
+
 def _prepare(split: Split, recipe: Recipe) -> Split:
-    for role in ("text", "text_pair"):
-        if role == "text" or role in recipe.dataset.columns:
-            check_texts(split, columns_of(recipe.dataset, role), role)
+    for role, columns in _text_columns(recipe).items():
+        check_texts(split, columns, role)
     return split
 
 
+def _find_faults(split: Split, recipe: Recipe) -> list[Fault]:
+    return [
+        fault
+        for role, columns in _text_columns(recipe).items()
+        for column in columns
+        for fault in null_faults(split.rows, column, role)
+    ]
+
+
 def _configure_transform(tokenizer: Any, recipe: Recipe) -> Callable[[Batch], dict[str, Any]]:
-    pair = columns_of(recipe.dataset, "text_pair") if "text_pair" in recipe.dataset.columns else None
-    return partial(tokenize, tokenizer, columns_of(recipe.dataset, "text"), pair)
+    columns = _text_columns(recipe)
+    return partial(tokenize, tokenizer, columns["text"], columns.get("text_pair"))
+
+
+def _full_lengths(batch: Batch, tokenizer: Any, recipe: Recipe) -> NDArray:
+    columns = _text_columns(recipe)
+    pair = joined(batch, columns["text_pair"]) if "text_pair" in columns else None
+    ids = tokenizer(joined(batch, columns["text"]), pair, truncation=False, return_attention_mask=False, verbose=False)
+    return np.array([len(row) for row in ids["input_ids"]], dtype=np.int64)
 
 
 def tokenize(tokenizer: Any, text: Sequence[str], pair: Sequence[str] | None, batch: Batch) -> dict[str, Any]:
@@ -101,6 +127,10 @@ TEXT_CLASSIFICATION = Task(
     load_processor=_load_tokenizer,
     fit_model=_fit_model,
     prepare=_prepare,
+    find_faults=_find_faults,
+    inspect=inspect_texts,
+    full_lengths=_full_lengths,
+    longest_input=_longest_input,
     transform=_configure_transform,
     ahead=True,
     collate=_configure_collate,

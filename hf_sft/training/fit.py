@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from transformers import EarlyStoppingCallback, PrinterCallback
 
 from hf_sft.console import say
-from hf_sft.errors import Finding, RecipeError
 from hf_sft.record import RunDirectory, write_text
 from hf_sft.training.arguments import make_arguments
 from hf_sft.training.callbacks import Progress
@@ -53,7 +52,7 @@ def train(job: Job, directory: RunDirectory, callbacks: Sequence[Any] = ()) -> T
         collate=job.collate,
         evaluator=job.evaluator,
         validation=validation,
-        callbacks=[Progress(first.name if first else None), *_early_stopping(job, arguments), *callbacks],
+        callbacks=[Progress(first.name if first else None), *_early_stopping(job), *callbacks],
     )
     trainer.remove_callback(PrinterCallback)
     if arguments.should_save:
@@ -94,20 +93,9 @@ def _step_of(checkpoint: str | None) -> int:
     return int(checkpoint.rpartition("-")[2]) if checkpoint else 0
 
 
-def _early_stopping(job: Job, arguments: Any) -> list[Any]:
+def _early_stopping(job: Job) -> list[Any]:
     settings = job.recipe.early_stopping
-    if settings is None:
-        return []
-    if not arguments.load_best_model_at_end:
-        raise RecipeError(
-            Finding(
-                place="early_stopping",
-                expected="a validation split, and training.save_strategy equal to eval_strategy",
-                found=f"eval_strategy {arguments.eval_strategy}, save_strategy {arguments.save_strategy}",
-                fix="leave both strategies out, and let a validation split be cut",
-            )
-        )
-    return [EarlyStoppingCallback(settings.patience, settings.threshold)]
+    return [] if settings is None else [EarlyStoppingCallback(settings.patience, settings.threshold)]
 
 
 def remove_checkpoints(directory: RunDirectory) -> None:

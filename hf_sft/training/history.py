@@ -16,15 +16,10 @@ def step_entries(log: Sequence[Entry]) -> list[dict[str, Any]]:
 
 
 def mean_loss(log: Sequence[Entry], after: int, until: int) -> float:
-    """Mean training loss per optimizer step over the steps in (after, until]."""
-    total, steps, last = 0.0, 0, 0
-    for entry in log:
-        if "loss" in entry:
-            if after < entry["step"] <= until:
-                weight = entry["step"] - max(last, after)
-                total, steps = total + entry["loss"] * weight, steps + weight
-            last = entry["step"]
-    return total / steps if steps else math.nan
+    """Mean training loss per item over the steps in (after, until]; logs tell how many items each stands for."""
+    entries = [entry for entry in log if "loss" in entry and after < entry["step"] <= until]
+    items = sum(entry["items"] for entry in entries)
+    return sum(entry["loss"] * entry["items"] for entry in entries) / items if items else math.nan
 
 
 def epoch_entries(log: Sequence[Entry], *, evaluated: bool) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -82,6 +83,7 @@ class SftTrainer(Trainer):
         )
         self.order = None if train_lengths is None else self._order(train_lengths)
         self.add_callback(EpochLog(self.order))
+        self.losses = torch.zeros(2, device=self.args.device)  # sum of item losses and items since the last log
         self.loss_is_scaled_for_ga = True  # compute_loss has divided by the items of the whole step
 
     # rows
@@ -122,9 +124,18 @@ class SftTrainer(Trainer):
         if self.evaluator.channels_last:
             inputs["pixel_values"] = inputs["pixel_values"].contiguous(memory_format=torch.channels_last)
         outputs = model(**inputs)
-        total, _ = self.problem.objective(outputs, batch, self.recipe.objective.label_smoothing)
+        total, items = self.problem.objective(outputs, batch, self.recipe.objective.label_smoothing)
+        self.losses = self.losses + torch.stack([total.detach(), items.to(total)])
         loss = total / num_items_in_batch * self.args.world_size  # gradients are averaged over processes
         return (loss, outputs) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """The training loss is the mean over the items since the last log, not over steps of which one is ragged."""
+        if "loss" in logs:
+            total, items = self.accelerator.reduce(self.losses).tolist()
+            logs = {**logs, "loss": total / items if items else math.nan, "items": items}
+            self.losses = torch.zeros_like(self.losses)
+        super().log(logs, start_time)
 
     # optimizer
 

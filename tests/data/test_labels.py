@@ -200,16 +200,16 @@ def test_train_without_labels_is_a_finding(values: list[Any]) -> None:
         ([["a"], None, ["b"]], None, "1"),
         ([["a"], ["b", None]], None, "1"),
         ([[0], [1], [-1, 0]], List(MOOD), "2"),
-        ([None] * 9 + ["a", "b"], None, "0, 1, 2, 3, 4 ..."),
+        ([None] * 9 + ["a", "b"], None, "0, 1, 2, 3, 4, ..."),
     ],
 )
 def test_some_labels_missing_are_a_finding_with_row_ids(train: list[Any], feature: Any, rows: str) -> None:
-    assert f"rows {rows}" in refuse(train, feature, place="dataset.columns.label")
+    assert f" of train: {rows}" in refuse(train, feature, place="dataset.columns.label")
 
 
 def test_row_ids_of_missing_labels_are_those_of_the_source() -> None:
     rows = labelled(["a", "b"] * 5 + [None] + ["a"] * 5)
-    with pytest.raises(DataError, match="rows 10"):
+    with pytest.raises(DataError, match=r"1 row of .*: 10"):
         load(UNCUT | {"splits": {"train": "train[5:]", "validation": None}}, {"train": rows})
 
 

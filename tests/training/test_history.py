@@ -11,11 +11,11 @@ from tiny_runs import logged, make_data, make_recipe, prepare, train
 from hf_sft.training.history import epoch_entries, mean_loss, step_entries
 
 LOG = [
-    {"step": 2, "epoch": 0.5, "loss": 4.0, "grad_norm": 1.0, "learning_rate": 0.1, "total_flos": 1},
-    {"step": 4, "epoch": 1.0, "loss": 2.0, "grad_norm": 2.0, "learning_rate": 0.2},
+    {"step": 2, "epoch": 0.5, "loss": 4.0, "items": 16, "grad_norm": 1.0, "learning_rate": 0.1, "total_flos": 1},
+    {"step": 4, "epoch": 1.0, "loss": 2.0, "items": 16, "grad_norm": 2.0, "learning_rate": 0.2},
     {"step": 4, "epoch": 1.0, "eval_loss": 0.5, "eval_accuracy": 0.75},
-    {"step": 5, "epoch": 1.25, "loss": 1.0, "grad_norm": 3.0, "learning_rate": 0.1},
-    {"step": 8, "epoch": 2.0, "loss": 3.0, "grad_norm": 4.0, "learning_rate": 0.0},
+    {"step": 5, "epoch": 1.25, "loss": 1.0, "items": 8, "grad_norm": 3.0, "learning_rate": 0.1},
+    {"step": 8, "epoch": 2.0, "loss": 3.0, "items": 24, "grad_norm": 4.0, "learning_rate": 0.0},
     {"step": 8, "epoch": 2.0, "eval_loss": 0.25, "eval_accuracy": 0.5},
     {"step": 8, "epoch": 2.0, "train_loss": 2.0, "train_runtime": 1.0},
 ]
@@ -42,16 +42,21 @@ def test_a_mean_over_no_steps_is_not_a_number():
     assert math.isnan(mean_loss(LOG, 8, 8)) and math.isnan(mean_loss([], 0, 5))
 
 
-def test_the_mean_weighs_an_entry_by_the_steps_it_stands_for():
+def test_the_mean_weighs_an_entry_by_the_items_it_stands_for():
     generator = np.random.default_rng(0)
-    losses = generator.random(20)
+    losses, items = generator.random(20), generator.integers(1, 9, 20)
     ends = [3, 4, 9, 10, 16, 20]
     log = [
-        {"step": stop, "epoch": stop / 10, "loss": losses[start:stop].mean()}
+        {
+            "step": stop,
+            "epoch": stop / 10,
+            "loss": np.average(losses[start:stop], weights=items[start:stop]),
+            "items": items[start:stop].sum(),
+        }
         for start, stop in zip([0, *ends], ends, strict=False)
     ]
-    assert mean_loss(log, 0, 20) == pytest.approx(losses.mean())
-    assert mean_loss(log, 4, 10) == pytest.approx(losses[4:10].mean())
+    assert mean_loss(log, 0, 20) == pytest.approx(np.average(losses, weights=items))
+    assert mean_loss(log, 4, 10) == pytest.approx(np.average(losses[4:10], weights=items[4:10]))
 
 
 def test_the_history_does_not_depend_on_how_often_is_logged(models, tmp_path):
@@ -64,13 +69,17 @@ def test_the_history_does_not_depend_on_how_often_is_logged(models, tmp_path):
     assert len(every_step) == 12
     epochs = epoch_entries(found[0].log, evaluated=True)
     assert [entry["step"] for entry in epochs] == [6, 12]
-    assert epochs[1]["train_loss"] == pytest.approx(every_step[6:].mean(), rel=1e-6)
+    rows = [8, 8, 8, 8, 8, 4] * 2  # the last batch of an epoch is ragged
+    assert epochs[1]["train_loss"] == pytest.approx(np.average(every_step[6:], weights=rows[6:]), rel=1e-6)
     for number in (1, 2, 3):
         others = epoch_entries(found[number].log, evaluated=True)
         assert [{**entry, "train_loss": pytest.approx(entry["train_loss"], rel=1e-6)} for entry in epochs] == others
     steps, losses = logged(found[1], "step", "loss").T
     assert steps.tolist() == [4, 6, 8, 12]
-    means = [every_step[start:stop].mean() for start, stop in ((0, 4), (4, 6), (6, 8), (8, 12))]
+    means = [
+        np.average(every_step[start:stop], weights=rows[start:stop])
+        for start, stop in ((0, 4), (4, 6), (6, 8), (8, 12))
+    ]
     np.testing.assert_allclose(losses, means, rtol=1e-6)
 
 

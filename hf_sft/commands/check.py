@@ -1,0 +1,250 @@
+"""Everything that can be known of a recipe before anything is spent: its sense, its data, its model, a rehearsal."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from hf_sft import environment, job, run_directory, sense
+from hf_sft.console import overheard
+from hf_sft.data.bad_rows import looked_at
+from hf_sft.data.quality import compare_splits, conflicting, label_findings
+from hf_sft.errors import Finding, HfSftError
+from hf_sft.job import Job
+from hf_sft.modeling.build import Opened, open_model
+from hf_sft.modeling.parameter_groups import describe
+from hf_sft.recipe import Recipe
+from hf_sft.rehearsal import Rehearsal, rehearse
+from hf_sft.run import as_recipe
+from hf_sft.tasks import TASKS
+from hf_sft.tasks.load import TaskData, load_data
+from hf_sft.training.arguments import fill_training
+from hf_sft.training.learning_rates import default_learning_rate
+
+MOST_ROWS = 10_000  # looked at in each split, unless all are asked for
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckReport:
+    """errors stop a run, warnings do not. data: split -> rows, labels and what was seen; model: words by topic.
+
+    rehearsal: what the run would take; None where it was not come to. not_looked_at: what an error or --fast left out.
+    """
+
+    recipe: str
+    errors: tuple[Finding, ...] = ()
+    warnings: tuple[Finding, ...] = ()
+    data: Mapping[str, Any] = field(default_factory=dict)
+    model: Mapping[str, str] = field(default_factory=dict)
+    rehearsal: Rehearsal | None = None
+    notes: tuple[str, ...] = ()
+    not_looked_at: tuple[str, ...] = ()
+    seconds: float = 0.0
+
+    @property
+    def ok(self) -> bool:
+        return not self.errors
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as plain data."""
+        return {
+            "recipe": self.recipe,
+            "ok": self.ok,
+            "errors": [asdict(finding) for finding in self.errors],
+            "warnings": [asdict(finding) for finding in self.warnings],
+            "data": dict(self.data),
+            "model": dict(self.model),
+            "rehearsal": self.rehearsal and self.rehearsal.as_dict(),
+            "notes": list(self.notes),
+            "not_looked_at": list(self.not_looked_at),
+            "seconds": self.seconds,
+        }
+
+    def __str__(self) -> str:
+        from hf_sft.commands import check_report
+
+        return check_report.as_text(self)
+
+    def _repr_html_(self) -> str:
+        from hf_sft.commands import check_report
+
+        return check_report.as_html(self)
+
+
+class _Notebook:
+    """What was found so far. An error in one part does not keep the others from being looked at."""
+
+    def __init__(self) -> None:
+        self.errors: list[Finding] = []
+        self.warnings: list[Finding] = []
+        self.notes: list[str] = []
+        self.left_out: list[str] = []
+
+    def attempt(self, action: Callable[[], T]) -> T | None:
+        """What the action returns; None after an error that the user can mend, which is noted."""
+        try:
+            return action()
+        except HfSftError as error:
+            self.errors += error.findings or (Finding(place="recipe", found=str(error)),)
+            return None
+
+
+def check(
+    recipe: Recipe | str | Path | Mapping[str, Any],
+    overrides: Sequence[str] = (),
+    *,
+    fast: bool = False,
+    full: bool = False,
+    data: Mapping[str, Any] | None = None,
+    metrics: Mapping[str, Callable[..., Any]] | None = None,
+    trust_remote_code: bool = False,
+) -> CheckReport:
+    """Look at a recipe, its data and its model, and rehearse a few steps; nothing is left in output_dir.
+
+    fast: stop before weights are loaded. full: look at every row, not at most 10,000 of each split.
+    data, metrics: as for fine_tune. What is wrong is in the report, not raised.
+    """
+    started, book = time.perf_counter(), _Notebook()
+    name = str(recipe) if isinstance(recipe, (str, Path)) else "recipe"
+    facts: dict[str, Any] = {}
+    words: dict[str, str] = {}
+    rehearsal = None
+    with overheard():
+        read = book.attempt(
+            lambda: Recipe.load(recipe, overrides) if isinstance(recipe, (str, Path)) else as_recipe(recipe)
+        )
+        if read is None:
+            book.left_out.append("data and model: the recipe comes first")
+        else:
+            facts, words, rehearsal = _look(
+                read, book, fast=fast, full=full, data=data, functions=metrics or {}, trust=trust_remote_code
+            )
+    return CheckReport(
+        recipe=name,
+        errors=tuple(dict.fromkeys(book.errors)),
+        warnings=tuple(dict.fromkeys(book.warnings)),
+        data=facts,
+        model=words,
+        rehearsal=rehearsal,
+        notes=tuple(dict.fromkeys(book.notes)),
+        not_looked_at=tuple(book.left_out),
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _look(
+    recipe: Recipe, book: _Notebook, *, fast: bool, full: bool, data: Any, functions: Any, trust: bool
+) -> tuple[dict[str, Any], dict[str, str], Rehearsal | None]:
+    environment.silence_libraries()
+    task = TASKS[recipe.task]
+    book.notes += recipe.notices
+    machine = book.attempt(lambda: environment.prepare_environment(recipe))
+    book.notes += machine.notes if machine else ()
+    book.attempt(lambda: _look_at_folder(recipe, data, book))
+    found = book.attempt(lambda: load_data(recipe, task, data))
+    opened = book.attempt(lambda: open_model(recipe, task, trust_remote_code=trust))
+    facts: dict[str, Any] = {}
+    metrics = None
+    if found is not None:
+        book.attempt(lambda: job.check_early_stopping(recipe, found))
+        metrics = book.attempt(lambda: job.find_metrics(recipe, found, functions, trust))
+        facts = _look_at_rows(recipe, found, opened, book, full=full)
+    if opened is not None:
+        book.warnings += sense.learning_rate(recipe, opened.config)
+        errors, warnings = sense.vocabulary(opened)
+        book.errors, book.warnings = book.errors + errors, book.warnings + warnings
+    if found is not None and opened is not None and machine is not None:
+        book.warnings += sense.same_but_for_spelling(opened, found.labels)
+        book.warnings += _look_at_steps(recipe, found, opened, machine.processes)
+    if book.errors:
+        book.left_out.append("the model's weights and a rehearsal: the errors come first")
+        return facts, {}, None
+    if fast:
+        book.left_out.append("the model's weights and a rehearsal (--fast)")
+        return facts, {}, None
+    assert machine is not None and found is not None and opened is not None and metrics is not None
+    work = book.attempt(lambda: job.assemble(recipe, machine, found, metrics, opened, trust_remote_code=trust))
+    if work is None:
+        book.left_out.append("a rehearsal: the errors come first")
+        return facts, {}, None
+    words = _describe_model(work, recipe.training)
+    return facts, words, book.attempt(lambda: rehearse(work))
+
+
+def _look_at_folder(recipe: Recipe, data: Any, book: _Notebook) -> None:
+    asked = run_directory.describe_asked(recipe, data)
+    if run_directory.finished_run(recipe, asked, overwrite=False) is not None:
+        book.notes.append(f"{recipe.output_dir} holds this very run, finished: run prints its table")
+
+
+def _look_at_rows(
+    recipe: Recipe, found: TaskData, opened: Opened | None, book: _Notebook, *, full: bool
+) -> dict[str, Any]:
+    """Facts per split; what is odd goes into the notebook."""
+    task, facts, inspections, counts = TASKS[recipe.task], {}, [], {}
+    for role, part in found.splits.items():
+        positions = looked_at(len(part.split), None if full else MOST_ROWS)
+        seen = task.inspect(role, part.split, recipe, positions)
+        inspections.append(seen)
+        book.warnings += seen.warnings
+        facts[role] = {"rows": len(part.split), "looked_at": len(seen.positions), **seen.facts}
+        if part.entries is not None and found.labels.problem != "regression":
+            counts[role] = Counter(_names(part.entries))
+            facts[role]["labels"] = {name: counts[role][name] for name in found.labels.names}
+            different = conflicting(seen, part.entries[seen.positions])
+            book.warnings += [different] if different else []
+        if opened is not None and task.full_lengths is not None and task.longest_input is not None:
+            lengths = task.full_lengths(part.split.rows.select(positions)[:], opened.processor, recipe)
+            limit = opened.processor.model_max_length
+            cut, findings = sense.truncation(lengths, limit, task.longest_input(opened.processor, opened.config))
+            facts[role] |= cut
+            book.warnings += findings if role == "train" else []
+    book.warnings += compare_splits(inspections)
+    if "train" in counts:
+        book.warnings += label_findings(counts, found.labels.problem)
+    for note in found.notes:
+        if note.startswith("warning: "):
+            what = note.removeprefix("warning: ")
+            book.warnings.append(
+                Finding(place="dataset.columns.label", expected="labels with rows to learn from", found=what)
+            )
+        else:
+            book.notes.append(note)
+    return facts
+
+
+def _names(entries: Any) -> list[str]:
+    return [name for entry in entries for name in ([entry] if isinstance(entry, str) else entry)]
+
+
+def _look_at_steps(recipe: Recipe, found: TaskData, opened: Opened, processes: int) -> list[Finding]:
+    rows = len(found.splits["train"].split) if "train" in found.splits else None
+    rate, _ = default_learning_rate(opened.config, recipe.tuning.strategy, random=False, optimizer="")
+    training = fill_training(
+        recipe,
+        learning_rate=rate,
+        rows=rows,
+        processes=processes,
+        validates="validation" in found.splits,
+        task_defaults=TASKS[recipe.task].training_defaults,
+    )
+    return sense.warm_up(training, rows, processes)
+
+
+def _describe_model(work: Job, given: Mapping[str, Any]) -> dict[str, str]:
+    _, _, trains = describe(work.built.model)
+    rate = work.recipe.training["learning_rate"]
+    _, why = default_learning_rate(
+        work.built.model.config, work.recipe.tuning.strategy, random=work.recipe.model.weights == "random", optimizer=""
+    )
+    words = {"weights": work.built.report, "trains": trains.removeprefix("training ")}
+    words["learning rate"] = f"{rate:g}" + ("" if "learning_rate" in given else f" ({why})")
+    words["machine"] = str(work.environment)
+    if work.task.length is not None:
+        words["texts"] = f"cut at {work.built.processor.model_max_length} tokens"
+    return words

@@ -1,0 +1,215 @@
+"""Evaluate a saved model on a split or a data set: the table of a run, per class, and by the values of a column."""
+
+from __future__ import annotations
+
+import html
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hf_sft.commands.evaluated_rows import rows_to_evaluate
+from hf_sft.console import say
+from hf_sft.data.labels import Labels
+from hf_sft.data.splits import Split
+from hf_sft.errors import DataError, EnvironmentProblem, Finding, nearest
+from hf_sft.metrics.classification import per_class
+from hf_sft.metrics.intervals import bootstrap_intervals
+from hf_sft.metrics.metric import Outcome
+from hf_sft.metrics.resolve import resolve_metrics
+from hf_sft.record import RunRecord
+from hf_sft.saved_model import SavedModel, load_saved
+from hf_sft.summary import Result, cells, finite, number
+from hf_sft.tables import Table, as_html, as_text, printable
+from hf_sft.tasks.load import make_inputs
+
+MOST_SLICES = 50  # values of a column that make a table; more are a column of another kind
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What a model does on some rows. metrics: name -> value, with `loss`; intervals: name -> [low, high], 95 %.
+
+    per_class: label -> {"precision", "recall", "f1", "support"}; empty for regression.
+    slices: value of the column `by` -> {"rows": N, "metrics": {...}, "intervals": {...}}.
+    baseline: name -> value of always answering the most frequent label (the mean) of these very rows.
+    predictions: columns row_id, reference, prediction, score_<label>, loss.
+    """
+
+    model: str
+    data: str
+    split: str
+    rows: int
+    problem: str
+    metrics: dict[str, float]
+    intervals: dict[str, list[float]]
+    baseline: dict[str, float]
+    per_class: dict[str, dict[str, float]]
+    by: str | None
+    slices: dict[str, dict[str, Any]]
+    notes: list[str]
+    date: str
+    seconds: float
+    predictions: Mapping[str, Any]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything but the predictions, as plain data."""
+        return {name: value for name, value in vars(self).items() if name != "predictions"}
+
+    def write_predictions(self, path: str | Path) -> None:
+        """A parquet file with row_id, reference, prediction, score_<label> and loss of each row."""
+        import pyarrow
+        import pyarrow.parquet
+
+        path = Path(path)
+        if not path.parent.is_dir():
+            found, fix = f"no folder {path.parent}", "name a file in a folder that exists"
+            raise EnvironmentProblem(Finding(place="output", expected="a file to write", found=found, fix=fix))
+        pyarrow.parquet.write_table(pyarrow.table(dict(self.predictions)), path)
+
+    def tables(self) -> list[Table]:
+        """Metrics with intervals and baseline; per class; by the values of the column."""
+        names = [*(name for name in self.metrics if name != "loss"), *(["loss"] if "loss" in self.metrics else [])]
+        heads = ("metric", "value", "95 % interval", "most frequent" if self.problem != "regression" else "mean")
+        rows: list[Sequence[str]] = [cells(self._result(name)) for name in names]
+        found = [Table(heads=heads, rows=rows)]
+        if self.per_class:
+            parts = ("precision", "recall", "f1")
+            rows = [
+                (name, *(number(finite(values[part])) for part in parts), f"{int(values['support']):,}")
+                for name, values in self.per_class.items()
+            ]
+            found.append(Table(title="per class", heads=("label", *parts, "rows"), rows=rows))
+        if self.slices:
+            slices = [
+                (value, f"{part['rows']:,}", *(_with_interval(part, name) for name in names))
+                for value, part in self.slices.items()
+            ]
+            found.append(Table(title=f"by {self.by}", heads=(str(self.by), "rows", *names), rows=slices))
+        return found
+
+    def _result(self, name: str) -> Result:
+        low, high = (finite(bound) for bound in self.intervals.get(name) or (None, None))
+        interval = None if low is None or high is None else (low, high)
+        return Result(name, finite(self.metrics[name]), interval, finite(self.baseline.get(name)))
+
+    def _title(self) -> str:
+        return f"{self.model} on {self.data}, {self.split}: {self.rows:,} rows in {self.seconds:.1f} s"
+
+    def __str__(self) -> str:
+        width = min(120, shutil.get_terminal_size((100, 24)).columns)
+        return "\n\n".join([printable(self._title()), *(as_text(table, width) for table in self.tables())])
+
+    def _repr_html_(self) -> str:
+        return f"<p>{html.escape(self._title())}</p>" + "".join(as_html(table) for table in self.tables())
+
+
+def evaluate(
+    model: str | Path | SavedModel,
+    *,
+    data: Any = None,
+    split: str | None = None,
+    by: str | None = None,
+    columns: Mapping[str, str | list[str]] | None = None,
+    metrics: Sequence[str] | Mapping[str, Callable[..., Any]] = (),
+    label_map: Mapping[Any, Any] | None = None,
+    options: Mapping[str, Any] | None = None,
+    batch_size: int = 64,
+    trust_remote_code: bool = False,
+) -> Evaluation:
+    """Metrics with 95 % intervals of a run directory, a model folder or a Hub model on labelled rows.
+
+    data: what dataset.path may be, or rows in memory (datasets.Dataset, pandas.DataFrame); absent: the run's own data.
+    split: a split of the data (slices allowed), or of the run: train, validation, test; absent: test, if there is one.
+    by: a column whose values are evaluated apart. columns: role -> column, where the model's recipe does not say.
+    metrics: names, or functions by name; absent: the run's, else those of the problem.
+    label_map: {label of the data: label of the model}; options: for the reader, {"sep": ";"}.
+    The labels are matched by name. Results are added to `evaluations` in the record of the run.
+
+    Raises HfSftError for what cannot be read, labels that the model does not know, rows without labels.
+    """
+    started = time.perf_counter()
+    saved = model if isinstance(model, SavedModel) else load_saved(model, trust_remote_code=trust_remote_code)
+    part, recipe, origin, notes = rows_to_evaluate(saved, data, split, columns or {}, label_map, options or {})
+    for line in notes:
+        say(line)
+    functions = metrics if isinstance(metrics, Mapping) else {}
+    names = list(metrics) if not isinstance(metrics, Mapping) else []
+    found = resolve_metrics(
+        names or (_own_metrics(saved) if not functions else []),
+        saved.labels.problem,
+        folder=recipe.folder if not names else Path.cwd(),
+        functions=functions,
+        trust_remote_code=trust_remote_code,
+        num_labels=len(saved.labels.names),
+    )
+    groups = _groups(part.split, by) if by else {}
+    inputs = make_inputs(part, recipe, saved.task, saved.labels, saved.processor)
+    assert inputs.targets is not None
+    evaluator = saved.evaluator(found, batch_size=batch_size)
+    rows = evaluator.predict(saved.model, inputs.rows, inputs.lengths, saved.labels)
+    outcome = saved.problem.outcome(rows, inputs.targets, saved.labels)
+    rows |= {"predictions": outcome.predictions, "references": inputs.targets}
+    majority = saved.problem.baseline(inputs.targets, len(inputs.targets), saved.labels)
+    slices = {}
+    for name, positions in groups.items():
+        some = {column: values[positions] for column, values in rows.items()}
+        slices[name] = {
+            "rows": len(positions),
+            "metrics": evaluator.measure(some, inputs.targets[positions], saved.labels),
+            "intervals": bootstrap_intervals(found, outcome.take(positions), seed=recipe.seed),
+        }
+    evaluation = Evaluation(
+        model=str(model) if not isinstance(model, SavedModel) else saved.source,
+        data=origin,
+        split=part.split.source,
+        rows=len(part.split),
+        problem=saved.labels.problem,
+        metrics=evaluator.measure(rows, inputs.targets, saved.labels),
+        intervals=bootstrap_intervals(found, outcome, seed=recipe.seed),
+        baseline=evaluator.measure(majority, inputs.targets, saved.labels),
+        per_class=_per_class(outcome, saved.labels),
+        by=by,
+        slices=slices,
+        notes=notes,
+        date=datetime.now().astimezone().isoformat(timespec="seconds"),
+        seconds=time.perf_counter() - started,
+        predictions={"row_id": inputs.row_ids, **saved.task.write(rows, saved.labels)},
+    )
+    if saved.run is not None and saved.run.record.is_file():
+        record = RunRecord.load(saved.run.path)
+        replace(record, evaluations=[*record.evaluations, evaluation.as_dict()]).save()
+    return evaluation
+
+
+def _with_interval(part: dict[str, Any], name: str) -> str:
+    low, high = part["intervals"].get(name) or (None, None)
+    value = number(finite(part["metrics"].get(name)))
+    return value if finite(low) is None else f"{value} ({number(finite(low))} to {number(finite(high))})"
+
+
+def _own_metrics(saved: SavedModel) -> list[str]:
+    return [name for name in saved.recipe.metrics if not name.startswith("function:")]
+
+
+def _per_class(outcome: Outcome, labels: Labels) -> dict[str, dict[str, float]]:
+    return per_class(outcome, labels.names) if labels.problem != "regression" else {}
+
+
+def _groups(split: Split, by: str) -> dict[str, NDArray]:
+    """Value of the column -> positions of its rows, the largest group first."""
+    if by not in split.rows.column_names:
+        fix = nearest(by, split.rows.column_names)
+        raise DataError(Finding(place="by", expected="a column of the data", found=by, fix=fix))
+    names = np.asarray([str(value) for value in split.rows.select_columns([by])[:][by]], dtype=object)
+    values, counts = np.unique(names.astype(str), return_counts=True)
+    if len(values) > MOST_SLICES:
+        expected, fix = f"at most {MOST_SLICES} values", "name a column that groups rows"
+        raise DataError(Finding(place="by", expected=expected, found=f"{len(values):,} in {by!r}", fix=fix))
+    return {str(values[group]): np.flatnonzero(names == values[group]) for group in np.argsort(-counts, kind="stable")}

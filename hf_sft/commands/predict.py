@@ -1,0 +1,220 @@
+"""Predictions of a saved model for any number of rows: read, predicted and written a chunk at a time."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from hf_sft.commands.predictions import Predictions
+from hf_sft.data.columns import columns_of
+from hf_sft.data.rows import Rows
+from hf_sft.errors import DataError, EnvironmentProblem, Finding, RecipeError, nearest
+from hf_sft.recipe import Recipe
+from hf_sft.saved_model import SavedModel, load_saved, name_columns
+from hf_sft.table_files.cells import Cells
+from hf_sft.table_files.reading import open_rows
+from hf_sft.table_files.source import Row, RowSource, chunked
+from hf_sft.table_files.writing import STANDARD_OUTPUT, Columns, check_output, open_output
+from hf_sft.tasks.task import Rows as Decoded
+
+BATCHES_SORTED = 64  # batches of text that are sorted by length together
+BATCHES_READ = 8  # batches of rows that all cost the same
+
+
+def predict(
+    model: str | Path | SavedModel,
+    inputs: Any,
+    output: str | Path | None = None,
+    *,
+    columns: Mapping[str, str | Sequence[str]] | None = None,
+    top_k: int | None = None,
+    batch_size: int = 64,
+    options: Mapping[str, Any] | None = None,
+    prefix: str = "",
+    overwrite: bool = False,
+    trust_remote_code: bool = False,
+) -> Predictions:
+    """The labels (or numbers) and scores that `pipeline(task, model)` gives, for rows of any kind and number.
+
+    model: a run directory, a model folder, a Hub id, or what `load_saved` gave, so that it is not loaded again.
+    inputs: a csv, tsv, json, jsonl, parquet, txt or image file, a folder of images, "-" (lines of standard input), or
+        texts, images, dicts, a datasets.Dataset, a pandas.DataFrame. options: `sep`, `encoding`, `quoting` of a csv.
+    output: a csv, jsonl or parquet file, "-" (jsonl on standard output), or None: the rows are in the result.
+    columns: role -> column, or a list of columns, as in a recipe: {"text": "body"}.
+    prefix: stands before the names of the columns that are added.
+    top_k: the best labels instead of the score of each.
+    Raises HfSftError for what the caller can mend; the rows predicted by then are kept in `<output>.partial`.
+    """
+    for place, number in (("batch_size", batch_size), ("top_k", top_k)):
+        if number is not None and number < 1:
+            raise RecipeError(Finding(place=place, expected="at least 1", found=str(number)))
+    if output is not None:
+        check_output(output, overwrite=overwrite)
+    source = open_rows(inputs, options)
+    saved = model if isinstance(model, SavedModel) else load_saved(model, trust_remote_code=trust_remote_code)
+    recipe = _name_columns(saved, source, columns or {})
+    added = _added_columns(saved, top_k, prefix)
+    _check_clash(source, added)
+    job = _Job(saved=saved, recipe=recipe, source=source, batch_size=batch_size, top_k=top_k, names=added.names)
+    kept: list[Row] = []
+    total, started = 0, time.perf_counter()
+    to = nullcontext(kept.extend) if output is None else open_output(output, _output_columns(source, added))
+    with to as write:
+        for chunk in job.run():
+            write(chunk)
+            total += len(chunk)
+    path = None if output is None or str(output) == STANDARD_OUTPUT else Path(output).expanduser()
+    return Predictions(rows=kept, path=path, total=total, seconds=time.perf_counter() - started)
+
+
+def _name_columns(saved: SavedModel, source: RowSource, given: Mapping[str, Any]) -> Recipe:
+    roles = [role for role in saved.task.columns if role != "label"]
+    wrong = [role for role in given if role not in roles]
+    if wrong:
+        expected, fix = f"what a {saved.task.name} model reads", nearest(wrong[0], roles)
+        raise RecipeError(Finding(place=f"columns.{wrong[0]}", expected=expected, found=wrong[0], fix=fix))
+    if source.holds and source.holds not in roles:
+        expected, found = f"a column of {roles[0]} for {saved.task.name}", f"{source.holds}s ({source.name})"
+        raise DataError(Finding(place="input", expected=expected, found=found, fix="name another model or input"))
+    return name_columns(saved, source.columns, given, source.name)
+
+
+def _added_columns(saved: SavedModel, top_k: int | None, prefix: str) -> pyarrow.Schema:
+    """The columns that predictions add to every row."""
+    number, text = pyarrow.float64(), pyarrow.string()
+    names, problem = saved.labels.names, saved.labels.problem
+    if top_k is not None and problem == "regression":
+        fix = "leave top_k out"
+        raise RecipeError(Finding(place="top_k", expected="a model with labels", found="a regression", fix=fix))
+    if top_k is not None:
+        ranks = range(1, min(top_k, len(names)) + 1)
+        columns = [pair for rank in ranks for pair in ((f"prediction_{rank}", text), (f"score_{rank}", number))]
+    elif problem == "regression":
+        columns = [("prediction", number)]
+    else:
+        columns = [("prediction", text if problem == "single_label" else pyarrow.list_(text))]
+        columns += [(f"score_{name}", number) for name in names]
+    return pyarrow.schema([(prefix + name, kind) for name, kind in columns])
+
+
+def _check_clash(source: RowSource, added: pyarrow.Schema) -> None:
+    both = [name for name in added.names if name in source.columns]
+    if both:
+        expected, found = f"a name that {source.name} does not use", "a column of the input as well"
+        fix = "--prefix new_ (from Python: prefix='new_') is put before the names of the added columns"
+        raise DataError([Finding(place=f"column {name}", expected=expected, found=found, fix=fix) for name in both[:3]])
+
+
+def _output_columns(source: RowSource, added: pyarrow.Schema) -> Columns:
+    def schema() -> pyarrow.Schema:
+        types = source.schema()
+        return pyarrow.schema([*types, *added], metadata=types.metadata)
+
+    return Columns(names=[*source.columns, *added.names], schema=schema)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """One pass over the rows. names: of the added columns, in the order in which they are made."""
+
+    saved: SavedModel
+    recipe: Recipe
+    source: RowSource
+    batch_size: int
+    top_k: int | None
+    names: Sequence[str]
+
+    def run(self) -> Iterator[list[Row]]:
+        """The rows with their predictions, a chunk at a time, under a bar on standard error (on a terminal)."""
+        size = self.batch_size * (BATCHES_SORTED if self.saved.task.ahead else BATCHES_READ)
+        first = 0
+        with tqdm(total=self.source.total, unit=" rows", disable=None, file=sys.stderr, leave=False) as bar:
+            for rows in chunked(self.source.read(), size):
+                columns = self._columns(self._decode(rows, first, bar))
+                named = (dict(zip(self.names, cells, strict=True)) for cells in zip(*columns, strict=True))
+                yield [row | added for row, added in zip(rows, named, strict=True)]
+                first += len(rows)
+
+    def _decode(self, rows: Sequence[Row], first: int, bar: Any) -> Decoded:
+        task, labels = self.saved.task, self.saved.labels
+        transform: Any = task.transform(self.saved.processor, self.recipe)
+        read: Any = Cells(self.source, rows, self._roles(), first)
+        lengths = np.ones(len(rows), dtype=np.int64)
+        if task.ahead:
+            read, transform = _Transformed(transform(read[range(len(rows))])), None
+        if task.length is not None:
+            lengths = np.asarray([len(entry) for entry in read.columns[task.length]])
+            _check_lengths(lengths, first, self.source)
+        evaluator = self.saved.evaluator(batch_size=self.batch_size)
+        try:
+            return evaluator.predict(self.saved.model, Rows(_Shown(read, bar), transform, None), lengths, labels)
+        except torch.OutOfMemoryError as error:
+            fix, found = f"--batch-size {max(1, self.batch_size // 4)}", f"none left at {self.batch_size} rows a batch"
+            raise EnvironmentProblem(Finding(place="device", expected="enough memory", found=found, fix=fix)) from error
+
+    def _roles(self) -> dict[str, list[str]]:
+        """Role -> columns, of the roles that the model reads here."""
+        settings = self.recipe.dataset
+        asked = {role: need or role in settings.columns for role, need in self.saved.task.columns.items()}
+        return {role: columns_of(settings, role) for role, read in asked.items() if read and role != "label"}
+
+    def _columns(self, decoded: Decoded) -> list[list[Any]]:
+        if self.top_k is None:
+            return [_as_list(values) for values in self.saved.task.write(decoded, self.saved.labels).values()]
+        best = np.argsort(-decoded["scores"], axis=-1, kind="stable")[:, : self.top_k]
+        scores = np.take_along_axis(decoded["scores"], best, axis=-1)
+        names = np.asarray(self.saved.labels.names, dtype=object)[best]
+        pairs = zip(names.T.tolist(), scores.T.tolist(), strict=True)
+        return [column for pair in pairs for column in pair]
+
+
+class _Transformed:
+    """Model inputs by columns, read by positions."""
+
+    def __init__(self, columns: Mapping[str, Sequence[Any]]):
+        self.columns = columns
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values())))
+
+    def __getitem__(self, positions: Sequence[int]) -> dict[str, list[Any]]:
+        return {name: [values[position] for position in positions] for name, values in self.columns.items()}
+
+
+class _Shown:
+    """Rows that move the bar when they are read, which is just before they are predicted."""
+
+    def __init__(self, rows: Any, bar: Any):
+        self.rows, self.bar = rows, bar
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, positions: Sequence[int]) -> Mapping[str, Sequence[Any]]:
+        batch: Mapping[str, Sequence[Any]] = self.rows[positions]
+        self.bar.update(len(positions))
+        return batch
+
+
+def _check_lengths(lengths: NDArray, first: int, source: RowSource) -> None:
+    """A tokenizer without special tokens makes nothing of an empty text, and a model cannot read nothing."""
+    empty = np.flatnonzero(lengths == 0)
+    if len(empty):
+        place, fix = source.place(first + int(empty[0])), "fill or remove it"
+        found = "none" + (f" (nor in {len(empty) - 1:,} rows after it)" if len(empty) > 1 else "")
+        raise DataError(Finding(place=place, expected="a text with at least one token", found=found, fix=fix))
+
+
+def _as_list(values: Any) -> list[Any]:
+    return values.tolist() if isinstance(values, np.ndarray) else list(values)

@@ -1,0 +1,97 @@
+"""Rows that cannot be used: all of them named, then refused or (dataset.on_bad_row: skip) left out and listed."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+import pyarrow.compute
+from datasets import Dataset
+from numpy.typing import NDArray
+
+from hf_sft.errors import DataError, Finding
+
+MOST_LOOKED_AT = 10_000  # rows a split whose images are decoded before training, unless bad rows are to be skipped
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """What is wrong with the row at `position` of a split. kind: in words that follow a column's name."""
+
+    position: int
+    role: str
+    column: str
+    kind: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BadRow:
+    """A fault by the split it stands in and the row's id in the source."""
+
+    split: str
+    source: str
+    row_id: int
+    fault: Fault
+
+
+def null_faults(rows: Dataset, column: str, role: str) -> list[Fault]:
+    """One fault per row without a value in the column."""
+    values = rows.select_columns([column]).with_format("arrow")[:][column]
+    if not values.null_count:
+        return []
+    empty = pyarrow.compute.indices_nonzero(values.is_null()).to_pylist()
+    return [Fault(position=row, role=role, column=column, kind="is empty (null)") for row in empty]
+
+
+def looked_at(size: int, most: int | None) -> NDArray:
+    """Positions of all rows, or of `most` of them, evenly spread."""
+    if most is None or size <= most:
+        return np.arange(size)
+    return np.linspace(0, size - 1, most).astype(np.int64)
+
+
+def name_rows(split: str, source: str, row_ids: NDArray, faults: Sequence[Fault]) -> list[BadRow]:
+    """The faults of a split under the ids that its rows have in the source."""
+    return [
+        BadRow(split=split, source=source, row_id=int(row_ids[fault.position]), fault=fault)
+        for fault in sorted(faults, key=lambda fault: fault.position)
+    ]
+
+
+def refuse(bad: Sequence[BadRow]) -> DataError:
+    """The error that names them: one finding per split, column and kind of fault."""
+
+    def kind(row: BadRow) -> tuple[str, str, str, str, str]:
+        return row.split, row.source, row.fault.role, row.fault.column, row.fault.kind
+
+    findings = []
+    for (_, source, role, column, words), group in groupby(sorted(bad, key=kind), key=kind):
+        rows = list(group)
+        ids = ", ".join(str(row.row_id) for row in rows[:5]) + (", ..." if len(rows) > 5 else "")
+        count = f"{len(rows):,} rows" if len(rows) > 1 else "1 row"
+        detail = f" ({rows[0].fault.detail})" if rows[0].fault.detail else ""
+        findings.append(
+            Finding(
+                place=f"dataset.columns.{role}",
+                expected=f"{'an' if role == 'image' else 'a'} {role.partition('_')[0]} in every row",
+                found=f"column {column!r} {words} in {count} of {source}: {ids}{detail}",
+                fix="mend or remove those rows, or set dataset.on_bad_row: skip",
+            )
+        )
+    return DataError(findings)
+
+
+def as_csv(bad: Sequence[BadRow]) -> str:
+    """report/bad_rows.csv: split, source, row_id, column, reason."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["split", "source", "row_id", "column", "reason"])
+    for row in bad:
+        reason = row.fault.kind + (f": {row.fault.detail}" if row.fault.detail else "")
+        writer.writerow([row.split, row.source, row.row_id, row.fault.column, reason])
+    return text.getvalue()

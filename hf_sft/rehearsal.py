@@ -1,0 +1,213 @@
+"""A few real steps of a prepared run, in a folder that goes again: what it will take, and that it will work."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import TrainerCallback
+
+from hf_sft import results
+from hf_sft.console import overheard
+from hf_sft.errors import EnvironmentProblem, Finding
+from hf_sft.job import Job
+from hf_sft.record import RunDirectory
+from hf_sft.tasks.load import Inputs, take_inputs
+from hf_sft.training.fit import train
+from hf_sft.training.order import epoch_order
+
+STEPS = 3  # the first warms up; the others are timed
+EVALUATED = 64  # rows
+CHECKPOINTS_KEPT = 3  # two and the one being written, where the recipe says nothing
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rehearsal:
+    """What a run would take, from the steps that were measured. seconds and bytes; steps: of the optimizer.
+
+    memory: peak of the process (or, on a GPU, of the device) in the rehearsal, whose first batch holds longest rows.
+    disk: what the run directory takes at most; free: what is left where it will lie.
+    """
+
+    steps: int
+    seconds_per_step: float
+    train_seconds: float
+    total_seconds: float
+    memory: int
+    disk: int
+    free: int
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def rehearse(job: Job) -> Rehearsal:
+    """Train, evaluate, save and reload on a few rows of the job, whose model is used up.
+
+    Raises HfSftError as the run would, and EnvironmentProblem where memory or disk space runs out.
+    """
+    inputs = job.inputs["train"]
+    batch = job.recipe.training["per_device_train_batch_size"] * job.recipe.training["gradient_accumulation_steps"]
+    few = {role: _few(part, role, batch) for role, part in job.inputs.items()}
+    rehearsed = replace(
+        job,
+        inputs=few,
+        recipe=_shortened(job, has_validation="validation" in few),
+    )
+    clock = _Clock()
+    with tempfile.TemporaryDirectory(prefix="hf_sft_check_") as name, overheard():
+        directory = RunDirectory(Path(name))
+        started = time.perf_counter()
+        try:
+            train(rehearsed, directory, [clock])
+        except torch.OutOfMemoryError as error:
+            raise _out_of_memory(job) from error
+        checkpoint = _size(directory.checkpoints)
+        before_evaluation = time.perf_counter()
+        found = results.evaluate(rehearsed, directory)
+        evaluated = time.perf_counter()
+        results.save_model(rehearsed, directory, found)
+        saving = time.perf_counter() - evaluated
+        setup = max(0.0, before_evaluation - started - sum(clock.seconds))
+        model = _size(directory.model)
+    costs = _step_costs(few["train"], batch, job.recipe.seed)
+    steps, whole = _whole_cost(job, inputs, batch)
+    timed = clock.seconds[1:] or clock.seconds
+    per_cost = sum(timed) / max(1.0, float(costs[-len(timed) :].sum()))
+    train_seconds = per_cost * whole
+    evaluation = _evaluation_seconds(job, few, evaluated - before_evaluation)
+    disk = model + checkpoint * _checkpoints(job)
+    free = shutil.disk_usage(_existing(Path(job.recipe.output_dir))).free
+    if disk > free:
+        found_free = f"{free / 1e9:.1f} GB free, about {disk / 1e9:.1f} GB needed (checkpoints with optimizer states)"
+        fix = "free some, choose another output_dir, or set training.save_total_limit: 1 or save_strategy: no"
+        raise EnvironmentProblem(Finding(place="output_dir", expected="room for the run", found=found_free, fix=fix))
+    return Rehearsal(
+        steps=steps,
+        seconds_per_step=train_seconds / max(1, steps),
+        train_seconds=train_seconds,
+        total_seconds=train_seconds + evaluation + setup + saving,
+        memory=_peak_memory(),
+        disk=disk,
+        free=free,
+    )
+
+
+class _Clock(TrainerCallback):
+    """Seconds of each optimizer step."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self.started = 0.0
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.started = time.perf_counter()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.seconds.append(time.perf_counter() - self.started)
+
+
+def _few(part: Inputs, role: str, batch: int) -> Inputs:
+    """Rows of a rehearsal: of train the longest batch and others at random, of the rest some at random."""
+    if part.size is None:
+        return part
+    generator = np.random.default_rng(0)
+    if role != "train":
+        return take_inputs(part, np.sort(generator.permutation(part.size)[:EVALUATED]))
+    longest = np.argsort(-part.lengths, kind="stable")[:batch]
+    others = np.setdiff1d(generator.permutation(part.size)[: STEPS * batch], longest)[: (STEPS - 1) * batch]
+    return take_inputs(part, np.concatenate([longest, others]))
+
+
+def _shortened(job: Job, *, has_validation: bool) -> Any:
+    training = {
+        **job.recipe.training,
+        "max_steps": STEPS,
+        "logging_steps": 1,
+        "eval_strategy": "steps" if has_validation else "no",
+        "eval_steps": STEPS,
+        "save_strategy": "steps",
+        "save_steps": STEPS,
+        "save_total_limit": 1,
+        "report_to": "none",
+    }
+    return job.recipe.model_copy(update={"training": training, "early_stopping": None})
+
+
+def _step_costs(few: Inputs, batch: int, seed: int) -> NDArray:
+    """What each step of the rehearsal costs: rows times the longest of them, as they are padded."""
+    if few.size is None:
+        return np.ones(STEPS)
+    order = epoch_order(few.lengths, global_batch_size=batch, seed=seed, epoch=0)
+    return np.resize(_costs(few.lengths, order, batch), STEPS)
+
+
+def _costs(lengths: NDArray, order: NDArray, batch: int) -> NDArray:
+    parts = [order[start : start + batch] for start in range(0, len(order), batch)]
+    return np.array([float(lengths[part].max() * len(part)) for part in parts])
+
+
+def _whole_cost(job: Job, inputs: Inputs, batch: int) -> tuple[int, float]:
+    """Optimizer steps of the whole run and their cost, in the units of a step's cost."""
+    training = job.recipe.training
+    most = int(training.get("max_steps") or 0)
+    if inputs.size is None:
+        return most, float(most)
+    order = epoch_order(inputs.lengths, global_batch_size=batch, seed=job.recipe.seed, epoch=0)
+    costs = _costs(inputs.lengths, order, batch)
+    steps = most if most > 0 else int(np.ceil(len(costs) * training["num_train_epochs"]))
+    return steps, float(costs.sum() / len(costs) * steps)
+
+
+def _evaluation_seconds(job: Job, few: dict[str, Inputs], seconds: float) -> float:
+    """Of every evaluation in training and the last one of all splits, from that of the few rows."""
+    splits = {role: part for role, part in job.inputs.items() if role != "train" and part.size}
+    looked = sum(int(few[role].lengths.sum()) for role in splits)
+    if not looked:
+        return 0.0
+    per_cost = seconds / looked
+    training = job.recipe.training
+    often = training["num_train_epochs"] if training["eval_strategy"] == "epoch" else 1
+    during = often * splits["validation"].lengths.sum() if "validation" in splits and often else 0.0
+    return float(per_cost * (during + sum(part.lengths.sum() for part in splits.values())))
+
+
+def _checkpoints(job: Job) -> int:
+    training = job.recipe.training
+    if training["save_strategy"] == "no":
+        return 0
+    return int(training.get("save_total_limit") or CHECKPOINTS_KEPT - 1) + 1
+
+
+def _size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def _existing(path: Path) -> Path:
+    return next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
+
+
+def _peak_memory() -> int:
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        return int(torch.cuda.max_memory_allocated())
+    import resource
+
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(most if sys.platform == "darwin" else most * 1024)
+
+
+def _out_of_memory(job: Job) -> EnvironmentProblem:
+    size = job.recipe.training["per_device_train_batch_size"]
+    fix = (
+        f"set training.per_device_train_batch_size: {max(1, size // 2)} and gradient_accumulation_steps: 2 (same batch)"
+    )
+    place, expected = "training.per_device_train_batch_size", "a batch that fits into the memory of the device"
+    return EnvironmentProblem(Finding(place=place, expected=expected, found=f"{size} rows do not", fix=fix))
