@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
-import shutil
 import signal
 import sys
 import traceback
@@ -13,9 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hf_sft.console import is_main_process, report_error
-from hf_sft.errors import EnvironmentProblem, Finding, HfSftError
-
-LEAST_ROOM = 1_000_000  # bytes; below that a disk is full
+from hf_sft.errors import HfSftError
 
 
 def start_processes(recipe: str, overrides: Sequence[str], flags: Sequence[str], processes: int) -> int:
@@ -48,11 +44,8 @@ def run_here(recipe: str, overrides: Sequence[str], *, overwrite: bool, trust_re
         return _stopped(130)
     except SystemExit as stop:
         return _stopped(stop.code if isinstance(stop.code, int) else 1)
-    except Exception as error:
-        folder = Path(loaded.output_dir) if loaded else None
-        if folder is not None and _is_full(folder, error):
-            return report_error(_no_space(folder))
-        return _broken(folder)
+    except Exception:
+        return _broken(Path(loaded.output_dir) if loaded else None)
     finally:
         _leave_process_group()
 
@@ -65,18 +58,6 @@ def _stopped(code: int) -> int:
     if is_main_process():
         print("hf-sft: stopped; the same command goes on from the last checkpoint", file=sys.stderr, flush=True)
     return code
-
-
-def _is_full(folder: Path, error: Exception) -> bool:
-    """Whether writing failed for want of room; torch and safetensors say so in words of their own, or in none."""
-    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    no_room = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return no_room or "os error 28" in str(error) or shutil.disk_usage(there).free < LEAST_ROOM
-
-
-def _no_space(folder: Path) -> EnvironmentProblem:
-    fix = "free some space and run the same command again: it goes on from the last whole checkpoint"
-    return EnvironmentProblem(Finding(place="output_dir", expected=f"room in {folder}", found="none left", fix=fix))
 
 
 def _broken(directory: Path | None) -> int:

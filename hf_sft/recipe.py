@@ -195,6 +195,10 @@ class Run(Section):
         "auto", description="auto: bf16 on GPUs that have it, fp16 on older ones, fp32 elsewhere; weights stay float32"
     )
     workers: Literal["auto"] | Annotated[int, Field(ge=0)] = Field("auto", description="data-loading processes")
+    max_hours: float | None = Field(
+        None, gt=0, description="stop after so long, with a checkpoint from which the same command goes on"
+    )
+    keep_checkpoints: bool = Field(False, description="leave checkpoints/ after success, as resume: extend needs it")
 
 
 class Recipe(Section):
@@ -212,9 +216,10 @@ class Recipe(Section):
     )
     early_stopping: EarlyStopping | None = None
     run: Run = Run()
-    resume: Literal["auto", "never"] = Field(
+    resume: Literal["auto", "never", "extend"] = Field(
         "auto",
-        description="auto: the same command again goes on where it stopped; never: a folder with a run is refused",
+        description="auto: the same command again goes on where it stopped; never: a folder with a run is refused; "
+        "extend: a finished run is trained on, for more epochs or steps",
     )
     seed: int = Field(42, ge=0, lt=2**31, description="order of rows, splits, samples, new weights, dropout")
     output_dir: Annotated[str, AfterValidator(_expanded)] = Field(

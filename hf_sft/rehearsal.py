@@ -15,9 +15,8 @@ import torch
 from numpy.typing import NDArray
 from transformers import TrainerCallback
 
-from hf_sft import results
+from hf_sft import results, room
 from hf_sft.console import overheard
-from hf_sft.errors import EnvironmentProblem, Finding
 from hf_sft.job import Job
 from hf_sft.record import RunDirectory
 from hf_sft.tasks.load import Inputs, take_inputs
@@ -66,10 +65,8 @@ def rehearse(job: Job) -> Rehearsal:
     with tempfile.TemporaryDirectory(prefix="hf_sft_check_") as name, overheard():
         directory = RunDirectory(Path(name))
         started = time.perf_counter()
-        try:
+        with room.told_apart(job.recipe):
             train(rehearsed, directory, [clock])
-        except torch.OutOfMemoryError as error:
-            raise _out_of_memory(job) from error
         checkpoint = _size(directory.checkpoints)
         before_evaluation = time.perf_counter()
         found = results.evaluate(rehearsed, directory)
@@ -85,11 +82,9 @@ def rehearse(job: Job) -> Rehearsal:
     train_seconds = per_cost * whole
     evaluation = _evaluation_seconds(job, few, evaluated - before_evaluation)
     disk = model + checkpoint * _checkpoints(job)
-    free = shutil.disk_usage(_existing(Path(job.recipe.output_dir))).free
+    free = shutil.disk_usage(room.existing(Path(job.recipe.output_dir))).free
     if disk > free:
-        found_free = f"{free / 1e9:.1f} GB free, about {disk / 1e9:.1f} GB needed (checkpoints with optimizer states)"
-        fix = "free some, choose another output_dir, or set training.save_total_limit: 1 or save_strategy: no"
-        raise EnvironmentProblem(Finding(place="output_dir", expected="room for the run", found=found_free, fix=fix))
+        raise room.no_room(Path(job.recipe.output_dir), disk)
     return Rehearsal(
         steps=steps,
         seconds_per_step=train_seconds / max(1, steps),
@@ -191,10 +186,6 @@ def _size(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
-def _existing(path: Path) -> Path:
-    return next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
-
-
 def _peak_memory() -> int:
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         return int(torch.cuda.max_memory_allocated())
@@ -202,12 +193,3 @@ def _peak_memory() -> int:
 
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return int(most if sys.platform == "darwin" else most * 1024)
-
-
-def _out_of_memory(job: Job) -> EnvironmentProblem:
-    size = job.recipe.training["per_device_train_batch_size"]
-    fix = (
-        f"set training.per_device_train_batch_size: {max(1, size // 2)} and gradient_accumulation_steps: 2 (same batch)"
-    )
-    place, expected = "training.per_device_train_batch_size", "a batch that fits into the memory of the device"
-    return EnvironmentProblem(Finding(place=place, expected=expected, found=f"{size} rows do not", fix=fix))

@@ -187,7 +187,8 @@ def write_record(job: Job, directory: RunDirectory, trained: Trained, results: R
         save_curves(record, directory.report / "curves.png")
         write_text(directory.model / "README.md", model_card(record))
         record.save()
-        remove_checkpoints(directory)
+        if not job.recipe.run.keep_checkpoints:
+            remove_checkpoints(directory)
     PartialState().wait_for_everyone()
     return record
 

@@ -29,13 +29,14 @@ def fine_tune(
     metrics: name -> f(predictions, references[, scores]) -> number, beside (or named function:<name> in) the recipe's.
     callbacks: transformers.TrainerCallback instances.
     overwrite: delete an earlier run in that folder first.
-    The same call again goes on where it stopped, or returns the record of the finished run.
+    The same call again goes on where it stopped, or returns the record of the finished run. SIGINT and SIGTERM (and
+    run.max_hours) end it at the next step, after a checkpoint, with KeyboardInterrupt or SystemExit(143).
 
     Raises HfSftError (RecipeError, DataError, ModelError, EnvironmentProblem) for whatever the user can mend.
     """
     recipe = as_recipe(recipe)
     started = time.perf_counter()
-    from hf_sft import environment, job, results, run_directory
+    from hf_sft import environment, job, ownership, results, room, run_directory
     from hf_sft.training import fit
 
     machine = environment.prepare_environment(recipe)
@@ -47,12 +48,13 @@ def fine_tune(
     work = job.prepare(
         recipe, machine, data=data, functions=metrics or {}, callbacks=callbacks, trust_remote_code=trust_remote_code
     )
-    directory = run_directory.open_run(work.recipe, asked, overwrite=overwrite)
-    results.list_bad_rows(work, directory)
-    trained = fit.train(work, directory, callbacks)
-    found = results.evaluate(work, directory)
-    results.save_model(work, directory, found)
-    record = results.write_record(work, directory, trained, found, started=started)
+    with ownership.owned_by_main_process(recipe.output_dir), room.told_apart(work.recipe):
+        directory = run_directory.open_run(work.recipe, asked, overwrite=overwrite)
+        results.list_bad_rows(work, directory)
+        trained = fit.train(work, directory, callbacks)
+        found = results.evaluate(work, directory)
+        results.save_model(work, directory, found)
+        record = results.write_record(work, directory, trained, found, started=started)
     say(f"\n{record}")
     return record
 

@@ -13,11 +13,14 @@ from accelerate import PartialState
 
 from hf_sft.data.load import load_source
 from hf_sft.errors import EnvironmentProblem, Finding, RecipeError
+from hf_sft.ownership import refuse_if_owned
 from hf_sft.recipe import Recipe
 from hf_sft.record import RunDirectory, RunRecord, write_text
 from hf_sft.yaml12 import dump, parse
 
-HARMLESS = ("resume", "run.workers", "output_dir")  # what may differ when the same run goes on
+# what may differ when the same run goes on, and what else when it is extended
+HARMLESS = ("resume", "run.workers", "run.max_hours", "run.keep_checkpoints", "output_dir")
+LENGTH = ("training.num_train_epochs", "training.max_steps", "early_stopping", "early_stopping.patience")
 RESULTS = ("recipe.yaml", "record.json", "model", "model.partial", "predictions", "checkpoints", "report")
 OURS = (*RESULTS, "traceback.txt", "asked.yaml")  # asked.yaml last: while it lies there, the rest is known to be ours
 
@@ -44,10 +47,16 @@ def finished_run(recipe: Recipe, asked: dict[str, Any], *, overwrite: bool) -> R
         return None
     if overwrite or _holds_nothing(directory):
         return None
+    refuse_if_owned(directory.path)
     differences = _differences(_asked_before(directory), asked)
+    longer = {path: words for path, words in differences.items() if path in LENGTH}
     fix = "choose another output_dir, or pass --overwrite to delete that run"
+    if recipe.resume == "extend":
+        differences = {path: words for path, words in differences.items() if path not in LENGTH}
+    elif longer and len(longer) == len(differences):
+        fix = f"resume=extend trains on; or {fix}"
     if differences:
-        found = "another one; it differs in " + "; ".join(differences[:6])
+        found = "another one; it differs in " + "; ".join(list(differences.values())[:6])
         place = f"output_dir {recipe.output_dir}"
         raise RecipeError(
             Finding(place=place, expected="an empty folder or the run of this recipe", found=found, fix=fix)
@@ -61,7 +70,20 @@ def finished_run(recipe: Recipe, asked: dict[str, Any], *, overwrite: bool) -> R
                 fix=fix,
             )
         )
-    return RunRecord.load(directory.path) if directory.record.is_file() else None
+    if not directory.record.is_file():
+        return None
+    if recipe.resume == "extend" and longer:
+        _refuse_without_checkpoint(directory)
+        return None
+    return RunRecord.load(directory.path)
+
+
+def _refuse_without_checkpoint(directory: RunDirectory) -> None:
+    if not any(directory.checkpoints.glob("checkpoint-*")):
+        fix = f"model.name={directory.model} starts from its weights in a new output_dir; "
+        fix += "run.keep_checkpoints: true keeps what extending needs"
+        place, expected = f"output_dir {directory.path}", "checkpoints of the finished run (resume: extend)"
+        raise RecipeError(Finding(place=place, expected=expected, found="none", fix=fix))
 
 
 def _refuse_unwritable(path: Path) -> None:
@@ -103,17 +125,17 @@ def _asked_before(directory: RunDirectory) -> Any:
         return "unreadable"
 
 
-def _differences(before: Any, now: Any, path: str = "") -> list[str]:
+def _differences(before: Any, now: Any, path: str = "") -> dict[str, str]:
+    """Dotted key -> what it was and is, in words."""
     if isinstance(before, dict) and isinstance(now, dict):
-        return [
-            line
-            for key in {**before, **now}
-            for line in _differences(before.get(key), now.get(key), f"{path}.{key}" if path else str(key))
-        ]
+        found: dict[str, str] = {}
+        for key in {**before, **now}:
+            found |= _differences(before.get(key), now.get(key), f"{path}.{key}" if path else str(key))
+        return found
     if not path:
-        return ["asked.yaml, which cannot be read"]
+        return {"": "asked.yaml, which cannot be read"}
     same = before == now or path in HARMLESS
-    return [] if same else [f"{path} (was {reprlib.repr(before)}, now {reprlib.repr(now)})"]
+    return {} if same else {path: f"{path} (was {reprlib.repr(before)}, now {reprlib.repr(now)})"}
 
 
 def open_run(recipe: Recipe, asked: dict[str, Any], *, overwrite: bool) -> RunDirectory:
@@ -137,5 +159,6 @@ def _make(directory: RunDirectory, asked: dict[str, Any], *, overwrite: bool) ->
         path = directory.path / name
         shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
     directory.path.mkdir(parents=True, exist_ok=True)
+    directory.record.unlink(missing_ok=True)  # of a run that is extended: it is not finished any more
     write_text(directory.asked, dump(asked))
     directory.traceback.unlink(missing_ok=True)

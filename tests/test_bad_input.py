@@ -291,6 +291,6 @@ def test_a_disk_that_is_too_small_is_found_by_check(
 ) -> None:
     Path("r.yaml").write_text(yaml.safe_dump(text_recipe(models)))
     usage = shutil.disk_usage("/")
-    monkeypatch.setattr("hf_sft.rehearsal.shutil.disk_usage", lambda path: usage._replace(free=1000))
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage._replace(free=1000))
     assert command("check", "r.yaml") == 2
-    assert "room for the run" in capfd.readouterr().out
+    assert "GB free in out" in capfd.readouterr().out

@@ -23,7 +23,7 @@ LAYERS = (
     ("environment", "hub_access", "launch", "data", "metrics", "modeling", "table_files"),
     ("tasks",),
     ("summary", "evaluation", "saved_model", "training", "curves", "card", "card_metadata"),
-    ("job", "results", "run_directory", "sense", "rehearsal"),
+    ("ownership", "job", "results", "room", "run_directory", "sense", "rehearsal"),
     ("run",),
     ("guessing",),
     ("commands",),

@@ -18,6 +18,7 @@ import transformers
 from safetensors.numpy import load_file
 from sklearn import metrics as reference
 from tiny_runs import NO_DROPOUT, StopAfter, largest_difference, make_data, make_recipe
+from tiny_runs import prepare as tiny_prepare
 from transformers import TrainerCallback, pipeline
 
 from hf_sft import RunRecord, fine_tune, results
@@ -26,6 +27,7 @@ from hf_sft.errors import EnvironmentProblem, ModelError, RecipeError
 from hf_sft.launch import launch
 from hf_sft.recipe import Recipe
 from hf_sft.training import fit
+from hf_sft.training.order import epoch_order
 
 METRICS_OF = {
     "single_label": ["macro_f1", "accuracy", "log_loss", "auroc"],
@@ -373,17 +375,122 @@ def test_a_signal_ends_the_command_with_its_own_code_and_the_run_goes_on_later(
     train = fit.train
 
     class Signal(TrainerCallback):
-        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if state.global_step == 7:
+        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step == 6:
                 os.kill(os.getpid(), number)
 
     monkeypatch.setattr(fit, "train", lambda work, directory, callbacks: train(work, directory, [*callbacks, Signal()]))
     assert run_command([str(recipe_file)]) == code
     captured = capsys.readouterr()
     assert "goes on from the last checkpoint" in captured.err and "Traceback" not in captured.err
+    assert [path.name for path in (recipe_file.parent / "run" / "checkpoints").glob("*-7")] == ["checkpoint-7"]
     monkeypatch.setattr(fit, "train", train)
     assert run_command([str(recipe_file)]) == 0
-    assert "going on from" in capsys.readouterr().out
+    assert "checkpoint-7" in capsys.readouterr().out
+    record = RunRecord.load(recipe_file.parent / "run")
+    assert run_command([str(recipe_file), f"output_dir={recipe_file.parent / 'whole'}"]) == 0
+    whole = RunRecord.load(recipe_file.parent / "whole")
+    assert record.metrics == whole.metrics
+    assert record.history["epochs"] == whole.history["epochs"]
+
+
+def test_a_second_signal_ends_at_once(recipe_file, monkeypatch, capsys):
+    train = fit.train
+
+    class Twice(TrainerCallback):
+        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step == 6:
+                os.kill(os.getpid(), signal.SIGTERM)
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(fit, "train", lambda work, directory, callbacks: train(work, directory, [*callbacks, Twice()]))
+    assert run_command([str(recipe_file)]) == 143
+    assert not list((recipe_file.parent / "run" / "checkpoints").glob("*-7"))
+
+
+def test_a_run_that_has_had_its_hours_saves_and_goes_on_later(models, tmp_path):
+    data = make_data("bert", **SIZES)
+    whole = fine_tune(make_recipe("bert", models, tmp_path / "whole"), data=data)
+    short = make_recipe("bert", models, tmp_path / "parts", run={"max_hours": 1e-9})
+    with pytest.raises(SystemExit) as caught:
+        fine_tune(short, data=data)
+    assert caught.value.code == 143
+    assert [path.name for path in (tmp_path / "parts" / "checkpoints").iterdir()] == ["checkpoint-1"]
+    found = fine_tune(make_recipe("bert", models, tmp_path / "parts", run={"max_hours": 1.0}), data=data)
+    assert found.metrics == whole.metrics
+
+
+# longer
+
+
+def test_a_finished_run_is_extended_as_if_it_had_been_longer_but_for_the_schedule(models, tmp_path):
+    """With a constant rate there is no difference at all."""
+    data, constant = make_data("bert", **SIZES), {"lr_scheduler_type": "constant", "warmup_steps": 0}
+
+    def recipe(name: str, epochs: int, **changes: Any) -> Any:
+        training = {**constant, "num_train_epochs": epochs}
+        return make_recipe("bert", models, tmp_path / name, training=training, **changes)
+
+    whole = fine_tune(recipe("whole", 3), data=data)
+    fine_tune(recipe("parts", 2, run={"keep_checkpoints": True}), data=data)
+    with pytest.raises(RecipeError, match="resume=extend trains on"):
+        fine_tune(recipe("parts", 3, run={"keep_checkpoints": True}), data=data)
+    longer = recipe("parts", 3, resume="extend", run={"keep_checkpoints": True})
+    found = fine_tune(longer, data=data)
+    assert found.history["epochs"] == whole.history["epochs"] and found.metrics == whole.metrics
+    assert fine_tune(longer, data=data) == found
+
+
+def test_extending_needs_the_checkpoints_and_the_same_recipe(models, tmp_path):
+    data = make_data("bert", **SIZES)
+    fine_tune(make_recipe("bert", models, tmp_path), data=data)
+    with pytest.raises(RecipeError, match=r"run\.keep_checkpoints"):
+        fine_tune(make_recipe("bert", models, tmp_path, resume="extend", training={"num_train_epochs": 3}), data=data)
+    with pytest.raises(RecipeError, match="seed"):
+        fine_tune(make_recipe("bert", models, tmp_path, resume="extend", seed=7), data=data)
+
+
+# what ends a run
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("can't allocate memory")])
+def test_memory_that_runs_out_names_the_pair_that_optimises_the_same(error, models, tmp_path, monkeypatch):
+    def fail(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(fit, "train", fail)
+    with pytest.raises(EnvironmentProblem) as caught:
+        fine_tune(make_recipe("bert", models, tmp_path), data=make_data("bert", **SIZES))
+    said = str(caught.value)
+    assert "per_device_train_batch_size=4 training.gradient_accumulation_steps=2" in said
+
+
+def test_a_loss_that_is_no_number_names_step_rate_and_rows_and_leaves_the_last_checkpoint(models, tmp_path):
+    recipe = make_recipe("bert", models, tmp_path)
+    data = make_data("bert", **SIZES)
+
+    class Spoil(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+            if state.global_step == 8:
+                model.classifier.bias.data.fill_(float("nan"))
+
+    with pytest.raises(EnvironmentProblem, match="step 9"):
+        fine_tune(recipe, data=data, callbacks=[Spoil()])
+    noted = json.loads((tmp_path / "report" / "not_finite.json").read_text())
+    work = tiny_prepare(recipe, data)
+    size = len(work.inputs["train"].row_ids)
+    order = epoch_order(work.inputs["train"].lengths, global_batch_size=8, seed=recipe.seed, epoch=1)
+    start = 8 % -(-size // 8) * 8
+    assert noted["step"] == 9 and noted["row_ids"] == work.inputs["train"].row_ids[order[start : start + 8]].tolist()
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == [f"checkpoint-{-(-size // 8)}"]
+
+
+def test_a_cache_that_cannot_be_written_is_named(recipe_file, monkeypatch, capsys):
+    allowed, cache = os.access, recipe_file.parent / "cache"
+    cache.mkdir()
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != cache and allowed(path, mode))
+    assert run_command([str(recipe_file)]) == 2
+    assert "HF_HOME" in capsys.readouterr().err
 
 
 def test_a_fault_of_ours_ends_the_command_with_one_and_keeps_the_traceback(recipe_file, monkeypatch, capsys):

@@ -198,14 +198,14 @@ def test_overwrite_deletes_what_runs_leave_and_nothing_else(tmp_path: Path) -> N
     assert look(recipe) is None
 
 
-def test_without_overwrite_nothing_of_a_run_is_deleted_but_its_traceback(tmp_path: Path) -> None:
+def test_without_overwrite_nothing_of_a_run_is_deleted_but_its_traceback_and_that_it_was_finished(tmp_path: Path) -> None:
     recipe = make(tmp_path)
     start(recipe)
     (tmp_path / "run" / "asked.yaml").unlink()
     fill(tmp_path / "run")
     open_run(recipe, describe_asked(recipe, None), overwrite=False)
     names = {path.name for path in (tmp_path / "run").iterdir()}
-    assert names == {*OURS, "notes.txt", "models"} - {"traceback.txt"}
+    assert names == {*OURS, "notes.txt", "models"} - {"traceback.txt", "record.json"}
 
 
 @pytest.mark.parametrize("name", RESULTS)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import datasets
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict, load_dataset, load_from_disk
 from datasets.exceptions import (
     CastError,
@@ -17,7 +19,7 @@ from datasets.exceptions import (
 from yaml import YAMLError
 
 from hf_sft.data.bundled import PREFIX, load_bundled
-from hf_sft.errors import DataError, Finding
+from hf_sft.errors import DataError, EnvironmentProblem, Finding
 from hf_sft.hub_access import require_hub, what_to_do
 from hf_sft.recipe import DataSet, Recipe
 
@@ -40,6 +42,7 @@ def load_source(recipe: Recipe, data: Mapping[str, Any] | None = None) -> tuple[
     if settings.path.startswith(PREFIX):
         return load_bundled(settings.path), settings.path
     path = recipe.locate(settings.path)
+    _refuse_unwritable_cache()
     try:
         loaded = _read(recipe, path)
     except (ConnectionError, DatasetNotFoundError) as error:
@@ -58,6 +61,17 @@ def load_source(recipe: Recipe, data: Mapping[str, Any] | None = None) -> tuple[
         kind = DatasetDict if isinstance(loaded, Dataset) else IterableDatasetDict
         loaded = kind({"train": loaded})
     return loaded, path
+
+
+def _refuse_unwritable_cache() -> None:
+    """What is read is kept in the cache of `datasets`; a read-only home is named as what it is."""
+    cache = Path(datasets.config.HF_DATASETS_CACHE)
+    there = next(folder for folder in (cache, *cache.parents) if folder.exists())
+    if not os.access(there, os.W_OK | os.X_OK):
+        place, found = "the cache of datasets", f"no permission to write in {there}"
+        fix = "set HF_HOME to a folder that can be written, as HF_HOME=/tmp/huggingface"
+        expected = f"a folder that can be written at {cache}"
+        raise EnvironmentProblem(Finding(place=place, expected=expected, found=found, fix=fix))
 
 
 def _read(recipe: Recipe, path: str) -> Any:

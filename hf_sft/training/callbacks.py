@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from tqdm.auto import tqdm
@@ -11,15 +10,13 @@ from transformers.trainer_callback import TrainerControl, TrainerState
 from transformers.trainer_utils import IntervalStrategy
 
 from hf_sft.console import say
-from hf_sft.errors import EnvironmentProblem, Finding
 from hf_sft.training.history import epoch_entries
 
 
 class EpochLog(TrainerCallback):
     """Tells the order of rows its epoch; logs at every epoch's end and before every checkpoint, and saves at an epoch's
 
-    end after it was evaluated, so that resuming loses no step's loss and no evaluation; stops at a loss that is not
-    finite.
+    end after it was evaluated, so that resuming loses no step's loss and no evaluation.
     """
 
     def __init__(self, order: Any):
@@ -39,17 +36,6 @@ class EpochLog(TrainerCallback):
     def on_epoch_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         control.should_log = True
         control.should_save = control.should_save or self.save_after_epoch
-
-    def on_log(self, args: Any, state: TrainerState, control: TrainerControl, logs: Any = None, **kwargs: Any) -> None:
-        if logs and not math.isfinite(logs.get("loss", 0.0)):
-            raise EnvironmentProblem(
-                Finding(
-                    place=f"step {state.global_step}",
-                    expected="a finite training loss",
-                    found=f"{logs['loss']} at learning rate {logs.get('learning_rate', 0):.2e}",
-                    fix="lower training.learning_rate, set training.max_grad_norm: 1.0, or run.precision: fp32",
-                )
-            )
 
 
 class Progress(TrainerCallback):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +16,8 @@ from hf_sft.console import say
 from hf_sft.record import RunDirectory, write_text
 from hf_sft.training.arguments import make_arguments
 from hf_sft.training.callbacks import Progress
-from hf_sft.training.trainer import SftTrainer, Validation
+from hf_sft.training.stopping import StopOnRequest
+from hf_sft.training.trainer import LossNotFinite, SftTrainer, Validation
 
 if TYPE_CHECKING:
     from hf_sft.job import Job
@@ -39,6 +42,7 @@ def train(job: Job, directory: RunDirectory, callbacks: Sequence[Any] = ()) -> T
         validation = Validation(rows=part.rows, lengths=part.lengths, targets=part.targets)
     first = job.metrics[0] if validation else None
     arguments = make_arguments(job.recipe, directory.checkpoints, precision=job.environment.precision, metric=first)
+    stop = StopOnRequest(max_hours=job.recipe.run.max_hours, started=time.perf_counter() - job.load_seconds)
     trainer = SftTrainer(
         model=job.built.model,
         arguments=arguments,
@@ -52,20 +56,23 @@ def train(job: Job, directory: RunDirectory, callbacks: Sequence[Any] = ()) -> T
         collate=job.collate,
         evaluator=job.evaluator,
         validation=validation,
-        callbacks=[Progress(first.name if first else None), *_early_stopping(job), *callbacks],
+        callbacks=[Progress(first.name if first else None), stop, *_early_stopping(job), *callbacks],
     )
     trainer.remove_callback(PrinterCallback)
     if arguments.should_save:
         write_text(directory.recipe, job.recipe.to_yaml(absolute_paths=True))
-    checkpoint = trainer.newest_checkpoint() if job.recipe.resume == "auto" else None
+    checkpoint = trainer.newest_checkpoint() if job.recipe.resume != "never" else None
     if checkpoint:
         say(f"going on from {checkpoint}")
+        if job.recipe.resume == "extend":
+            say(f"the {arguments.lr_scheduler_type} schedule is laid over the longer run, as if it had been asked for")
         arguments.eval_on_start = False
     elif "validation" in job.inputs and not arguments.load_best_model_at_end:
         say("training.save_strategy is not eval_strategy: the last weights are kept, not the best")
     before = _step_of(checkpoint)
     started = time.perf_counter()
-    trainer.train(resume_from_checkpoint=checkpoint)
+    with stop.listening(), _rows_noted(job, directory):
+        trainer.train(resume_from_checkpoint=checkpoint)
     seconds = time.perf_counter() - started
     _end_autocast(job.built.model)
     state = trainer.state
@@ -78,6 +85,19 @@ def train(job: Job, directory: RunDirectory, callbacks: Sequence[Any] = ()) -> T
     if state.best_global_step and state.best_global_step != state.global_step and arguments.load_best_model_at_end:
         say(f"best {first.name if first else 'loss'} at step {state.best_global_step}; those weights are kept")
     return Trained(log=state.log_history, seconds=seconds, rows=rows, best_step=state.best_global_step)
+
+
+@contextmanager
+def _rows_noted(job: Job, directory: RunDirectory) -> Iterator[None]:
+    """Which rows were in the step whose loss was not finite goes into report/not_finite.json."""
+    try:
+        yield
+    except LossNotFinite as error:
+        rows = job.inputs["train"].row_ids[error.positions].tolist() if error.positions else []
+        noted = {"step": error.step, "loss": str(error.loss), "learning_rate": error.learning_rate, "row_ids": rows}
+        write_text(directory.report / "not_finite.json", json.dumps(noted) + "\n")
+        say(f"the rows of that step are listed in {directory.report / 'not_finite.json'}")
+        raise
 
 
 def _end_autocast(model: Any) -> None:

@@ -51,3 +51,10 @@ class EpochOrder(Sampler[int]):
         order = epoch_order(self.lengths, global_batch_size=self.global_batch_size, seed=self.seed, epoch=self.epoch)
         fillers = order[np.arange(len(self) - len(order)) % max(len(order), 1)] + len(order)
         return iter(np.concatenate([order, fillers]).tolist())
+
+    def rows_of_step(self, step: int) -> list[int]:
+        """Rows of the optimizer step that follows on `step` earlier ones of the run, over all processes."""
+        per_epoch = -(-len(self.lengths) // self.global_batch_size)
+        epoch, start = step // per_epoch, step % per_epoch * self.global_batch_size
+        order = epoch_order(self.lengths, global_batch_size=self.global_batch_size, seed=self.seed, epoch=epoch)
+        return order[start : start + self.global_batch_size].tolist()

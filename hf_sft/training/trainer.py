@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +13,10 @@ from accelerate.utils import broadcast_object_list
 from numpy.typing import NDArray
 from torch import nn
 from transformers import Trainer, TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
 
 from hf_sft.data.labels import Labels
 from hf_sft.data.rows import Rows as RowSet
-from hf_sft.errors import Finding, RecipeError
+from hf_sft.errors import EnvironmentProblem, Finding, RecipeError
 from hf_sft.evaluation import Evaluator
 from hf_sft.modeling.parameter_groups import parameter_groups
 from hf_sft.modeling.tuning import Rule
@@ -26,6 +24,7 @@ from hf_sft.recipe import Recipe
 from hf_sft.tasks.task import Problem
 from hf_sft.training.arguments import DROPS_OPTIM_ARGS, make_optimizer, read_optim_args
 from hf_sft.training.callbacks import EpochLog
+from hf_sft.training.checkpoints import mark_complete, newest_complete
 from hf_sft.training.order import EpochOrder
 from hf_sft.training_keys import OPTIMIZERS
 
@@ -37,6 +36,24 @@ class Validation:
     rows: RowSet
     lengths: NDArray
     targets: NDArray
+
+
+class LossNotFinite(EnvironmentProblem):
+    """The training loss became infinite or no number. positions: rows of train in the optimizer step that did it."""
+
+    def __init__(self, loss: float, trainer: SftTrainer):
+        self.step = trainer.state.global_step + 1
+        self.loss = loss
+        self.learning_rate = trainer.optimizer.param_groups[0]["lr"] if trainer.optimizer else math.nan
+        self.positions = [] if trainer.order is None else trainer.order.rows_of_step(trainer.state.global_step)
+        super().__init__(
+            Finding(
+                place=f"step {self.step}",
+                expected="a finite training loss",
+                found=f"{loss} at learning rate {self.learning_rate:.2e}",
+                fix="lower training.learning_rate, set training.max_grad_norm: 1.0, or run.precision: fp32",
+            )
+        )
 
 
 class SftTrainer(Trainer):
@@ -104,7 +121,7 @@ class SftTrainer(Trainer):
     def _run_epoch(self, *arguments: Any, **settings: Any) -> None:
         """Skipped where a resumed run had come to its end: the Trainer would go on until its next check."""
         saved: Any = self.state.stateful_callbacks  # class name -> state, as the checkpoint holds it
-        if saved["TrainerControl"]["args"]["should_training_stop"]:
+        if saved["TrainerControl"]["args"]["should_training_stop"] and self.recipe.resume != "extend":
             self.control.should_training_stop = True
         else:
             super()._run_epoch(*arguments, **settings)
@@ -126,6 +143,8 @@ class SftTrainer(Trainer):
         outputs = model(**inputs)
         total, items = self.problem.objective(outputs, batch, self.recipe.objective.label_smoothing)
         self.losses = self.losses + torch.stack([total.detach(), items.to(total)])
+        if not torch.isfinite(total):
+            raise LossNotFinite(float(total.detach()), self)
         loss = total / num_items_in_batch * self.args.world_size  # gradients are averaged over processes
         return (loss, outputs) if return_outputs else loss
 
@@ -207,13 +226,20 @@ class SftTrainer(Trainer):
         state = {name: value.contiguous() for name, value in state.items()}
         model.save_pretrained(output_dir, state_dict=state, save_original_format=False)
 
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Older checkpoints go when this one is complete, on every process."""
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.save_total_limit = limit
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            folder = Path(str(self.args.output_dir))
+            checkpoint = folder / f"checkpoint-{self.state.global_step}"
+            mark_complete(folder, checkpoint, limit=limit, best=self.state.best_model_checkpoint)
+
     def newest_checkpoint(self) -> str | None:
-        """The last checkpoint written to its end, as the main process sees it; half-written ones are removed."""
-        found = [None]
-        folder = Path(str(self.args.output_dir))
-        if self.args.should_save and folder.is_dir():
-            for half in folder.glob("checkpoint-*"):
-                if not (half / "trainer_state.json").is_file():
-                    shutil.rmtree(half)
-            found = [get_last_checkpoint(str(folder))]
+        """The last complete checkpoint, as the main process sees it."""
+        found = [newest_complete(Path(str(self.args.output_dir))) if self.args.should_save else None]
         return broadcast_object_list(found)[0]

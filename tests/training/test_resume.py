@@ -114,7 +114,7 @@ def test_a_checkpoint_that_was_not_written_to_its_end_is_left_out(models, tmp_pa
     with pytest.raises(KeyboardInterrupt):
         run("bert", models, tmp_path / "parts", StopAfter(5), training=EACH_TWO_STEPS)
     checkpoints = tmp_path / "parts" / "checkpoints"
-    (checkpoints / "checkpoint-4" / "trainer_state.json").unlink()
+    (checkpoints / "checkpoint-4" / "complete").unlink()
     (checkpoints / "checkpoint-6").mkdir()
     resumed, kept_too = run("bert", models, tmp_path / "parts", training=EACH_TWO_STEPS)
     assert course(resumed) == course(whole)
