@@ -15,6 +15,7 @@ from hf_sft.errors import Finding, RecipeError
 from hf_sft.metrics.metric import Metric
 from hf_sft.recipe import Recipe
 from hf_sft.training_keys import OPTIMIZERS
+from hf_sft.yaml12 import parse
 
 DEFAULTS: dict[str, Any] = {
     "num_train_epochs": 3,
@@ -130,9 +131,7 @@ def make_optimizer(name: str, optim_args: Any, groups: list[dict[str, Any]], arg
 
 def read_optim_args(optim_args: Any) -> dict[str, Any]:
     """training.optim_args as a dict, also where it is written as transformers has it: `momentum=0.9,nesterov=true`."""
-    import yaml
-
     if not isinstance(optim_args, str):
         return dict(optim_args or {})
     pairs = (part.partition("=") for part in optim_args.split(",") if part.strip())
-    return {key.strip(): yaml.safe_load(value) for key, _, value in pairs}
+    return {key.strip(): parse(value, lambda line, column: "training.optim_args")[0] for key, _, value in pairs}

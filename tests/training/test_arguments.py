@@ -33,7 +33,7 @@ from hf_sft.errors import EnvironmentProblem, HfSftError, RecipeError
 from hf_sft.job import Job
 from hf_sft.metrics import METRICS
 from hf_sft.recipe import Recipe
-from hf_sft.training.arguments import DEFAULTS, fill_training, make_arguments
+from hf_sft.training.arguments import DEFAULTS, fill_training, make_arguments, read_optim_args
 from hf_sft.training.history import epoch_entries
 from hf_sft.training.order import epoch_order
 from hf_sft.training_keys import OWNED, training_fields
@@ -405,3 +405,8 @@ class _PoisonAt:
         self.left -= 1
         batch = self.collate(features)
         return {**batch, "weight": batch["weight"] * (float("nan") if self.left == 0 else 1)}
+
+
+def test_settings_of_an_optimizer_are_numbers_however_they_are_written():
+    assert read_optim_args("momentum=9e-1,nesterov=true") == read_optim_args({"momentum": 0.9, "nesterov": True})
+    assert read_optim_args(None) == read_optim_args("") == {}
