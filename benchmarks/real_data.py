@@ -38,14 +38,14 @@ from hf_sft.packages import locate_in_package
 from hf_sft.tasks import TASKS
 from hf_sft.tasks.load import LabelledSplit, TaskData, load_data
 
-SAMPLES = "{train: 2000, validation: 400, test: 1000}"
+SAMPLES = "{train: 1200, validation: 300, test: 600}"
 EPOCHS = {"text-classification": 3, "image-classification": 2}
 SETS: dict[str, list[str]] = {  # set -> overrides of the recipe that init writes
     "sst2": [],
     "uci_sentiment": [],
     "ag_news_small": [],
-    "banking77": ["dataset.max_samples={train: 4000, validation: 400, test: 1000}"],
-    "go_emotions": ["dataset.max_samples={train: 4000, validation: 1000, test: 1000}"],
+    "banking77": ["dataset.max_samples={train: 3000, validation: 300, test: 600}"],
+    "go_emotions": ["dataset.max_samples={train: 3000, validation: 500, test: 600}"],
     "mrpc": [],
     "stsb": [],
     "cifar10": [],

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
+
+import yaml
 
 from hf_sft import summary
 from hf_sft.card_metadata import base_model, data_set_name, front_matter, headline_split
@@ -25,7 +28,11 @@ def model_card(record: RunRecord) -> str:
         _opening, _results, _usage, _labels, _per_class, _training_data, _training, _recipe, _environment, _limitations,
     )  # fmt: skip
     body = "\n\n".join(section for draw in sections if (section := draw(record)))
-    return str(ModelCard(f"---\n{front_matter(record)}\n---\n\n{body}\n"))
+    card = str(ModelCard(f"---\n{front_matter(record)}\n---\n\n{body}\n"))
+    _, header, text = re.split("^---\n", card, maxsplit=2, flags=re.MULTILINE)
+    if header.replace("\n", "").isprintable():
+        return card
+    return f"---\n{dump(yaml.safe_load(header))}---\n{text}"  # huggingface_hub leaves what cannot be seen as it is
 
 
 def _opening(record: RunRecord) -> str:

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
-import json
-import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, cast, get_args
 
 import typer
 
-from hf_sft.cli_run import run_here, start_processes
-from hf_sft.console import report_error
+from hf_sft.cli_run import RunCommand, run_here, start_processes
+from hf_sft.console import escaped_json, onto_standard_output, prepare_streams, report_error
 from hf_sft.errors import Finding, HfSftError, RecipeError, nearest
 
 if TYPE_CHECKING:
@@ -50,24 +47,11 @@ def _options(
     if version:
         from importlib.metadata import version as installed
 
-        print(installed("hf-sft"))
+        _show(installed("hf-sft"))
         raise typer.Exit
 
 
-class _RunCommand(typer.core.TyperCommand):
-    """Answers `--learning_rate 1e-4`, the form that other trainers take, with the form that ours takes."""
-
-    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
-        flags = [flag for parameter in self.params for flag in parameter.opts] + ["--help"]
-        for word in args[: args.index("--") if "--" in args else len(args)]:
-            flag, _, value = word.partition("=")
-            if flag.startswith("--") and not difflib.get_close_matches(flag, flags):
-                key = flag.lstrip("-").replace("-", "_")
-                ctx.fail(f"No such option: {flag}; keys of the recipe are set without dashes: {key}={value or 'VALUE'}")
-        return super().parse_args(ctx, args)
-
-
-@app.command(no_args_is_help=True, cls=_RunCommand, short_help="Train, evaluate, save and document a model.")
+@app.command(no_args_is_help=True, cls=RunCommand, short_help="Train, evaluate, save and document a model.")
 def run(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or bundled:<name>.")],
     overrides: Annotated[
@@ -110,12 +94,13 @@ def check(
             if not as_json:
                 raise
             errors = [vars(finding) for finding in error.findings]
-            _show(json.dumps({"recipe": recipe, "ok": False, "errors": errors, "warnings": []}, indent=1))
+            _show_json({"recipe": recipe, "ok": False, "errors": errors, "warnings": []})
             return error.exit_code
         from hf_sft.commands.check import check
 
-        report = check(recipe, overrides or [], fast=fast, full=full, trust_remote_code=trust_remote_code)
-        _show(json.dumps(report.as_dict(), indent=1, ensure_ascii=False) if as_json else str(report))
+        with _words_apart(as_json):
+            report = check(recipe, overrides or [], fast=fast, full=full, trust_remote_code=trust_remote_code)
+        _show_json(report.as_dict()) if as_json else _show(str(report))
         return 0 if report.ok else 2
 
     _do(action)
@@ -140,6 +125,8 @@ def evaluate(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Write the predictions (parquet) there.")
     ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output file.")] = False,
+    on_bad_row: Annotated[str, typer.Option(metavar="error|skip", help="Rows that cannot be used.")] = "error",
     batch_size: BatchSize = 64,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
     trust_remote_code: TrustRemoteCode = False,
@@ -150,9 +137,12 @@ def evaluate(
     """
 
     def action() -> int:
-        from hf_sft.commands.evaluate import evaluate
+        from hf_sft.commands.evaluate import check_predictions_file, evaluate
+        from hf_sft.commands.flags import said_with_flags
 
-        with _words_apart(as_json):
+        if output is not None:
+            check_predictions_file(output, overwrite=overwrite)
+        with _words_apart(as_json), said_with_flags(data=data is not None):
             found = evaluate(
                 model,
                 data=data,
@@ -162,12 +152,13 @@ def evaluate(
                 metrics=metrics or (),
                 label_map=_mapping(label_map, "--label-map"),
                 options=_pairs(options, "--option"),
+                on_bad_row=cast("Literal['error', 'skip']", on_bad_row),
                 batch_size=batch_size,
                 trust_remote_code=trust_remote_code,
             )
             if output is not None:
-                found.write_predictions(output)
-        _show(json.dumps(found.as_dict(), indent=1, ensure_ascii=False) if as_json else str(found))
+                found.write_predictions(output, overwrite=overwrite)
+        _show_json(found.as_dict()) if as_json else _show(str(found))
         return 0
 
     _do(action)
@@ -278,7 +269,7 @@ def show(
         from hf_sft.commands.show import show
 
         found = show(runs)
-        _show(found.as_json() if as_json else str(found))
+        _show(escaped_json(found.as_json()) if as_json else str(found))
         return 0
 
     _do(action)
@@ -295,7 +286,7 @@ def env(as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON."
         from hf_sft.commands.env_report import as_text, describe_environment
 
         found = describe_environment()
-        _show(json.dumps(found, indent=1) if as_json else as_text(found))
+        _show_json(found) if as_json else _show(as_text(found))
         return 0
 
     _do(action)
@@ -340,29 +331,49 @@ def _words_apart(apart: bool) -> Iterator[None]:
 
 
 def _show(text: str) -> None:
-    try:
-        print(text, flush=True)
-    except BrokenPipeError:  # `hf-sft show ... | head` has seen enough; Python would flush once more when it ends
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    with contextlib.suppress(BrokenPipeError), onto_standard_output():  # `| head` has seen enough
+        print(text)
+
+
+def _show_json(content: Any) -> None:
+    from hf_sft.record import as_json
+
+    _show(escaped_json(as_json(content)))
 
 
 def _do(action: Callable[[], int]) -> NoReturn:
-    """Do it and leave with its exit code, 2 for what the user can mend, 130 after Ctrl-C."""
+    """Do it and leave with its exit code, 2 for what the user can mend, 130 after Ctrl-C.
+
+    Where the reader of standard output leaves early (`| head`), a run goes on and ends with 0, as its results are in
+    its folder; tables are done and end with 0; predict stops without a word, with 141, as a shell reports others.
+    """
     try:
         code = action()
     except HfSftError as error:
         code = report_error(error)
+    except BrokenPipeError:
+        code = 141
     except KeyboardInterrupt as stop:
         print("\n".join(["hf-sft: stopped", *getattr(stop, "__notes__", [])]), file=sys.stderr, flush=True)
         code = 130
     raise typer.Exit(code)
 
 
+def _help_printed(arguments: list[str]) -> contextlib.AbstractContextManager[None]:
+    """Typer prints help itself; what refuses to take it is named as for all other words."""
+    alone = not arguments or "--help" in arguments
+    return onto_standard_output() if alone else contextlib.nullcontext()
+
+
 def run_command(arguments: list[str]) -> int:
     """`python -m hf_sft.run ARGUMENTS` -> exit code; the launchers start this."""
     command = typer.main.get_command(app)
     try:
-        result = command.main(["run", *arguments], prog_name="hf-sft", standalone_mode=True)
+        prepare_streams()
+        with _help_printed(arguments):
+            result = command.main(["run", *arguments], prog_name="hf-sft", standalone_mode=True)
+    except HfSftError as error:
+        return report_error(error)
     except SystemExit as exit_:
         return int(exit_.code or 0)
     return int(result or 0)
@@ -370,4 +381,9 @@ def run_command(arguments: list[str]) -> int:
 
 def main() -> None:
     """Entry point of the command `hf-sft`."""
-    app()
+    try:
+        prepare_streams()
+        with _help_printed(sys.argv[1:]):
+            app()
+    except HfSftError as error:
+        sys.exit(report_error(error))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_sft.record import RunRecord
 from hf_sft.summary import asked_metrics, finite
+from hf_sft.tables import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -150,7 +151,7 @@ def _line(axis: Axes, points: Points, label: str, **look: Any) -> list[Line2D]:
     if len(points[0]) == 1:
         look = {"marker": "o", **look}
     # A leading underscore would hide it from the legend, dollars would start a formula.
-    return axis.plot(*points, label=label.lstrip("_").replace("$", r"\$") or "metric", **look)
+    return axis.plot(*points, label=printable(label).lstrip("_").replace("$", r"\$") or "metric", **look)
 
 
 def _finish(panel: Axes, title: str, ylabel: str, lines: list[Line2D], empty: str) -> None:

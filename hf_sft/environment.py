@@ -58,7 +58,9 @@ def prepare_environment(recipe: Recipe) -> Environment:
     if state.num_processes != asked:
         _raise_lost(asked, state.num_processes)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+    asked_threads = os.environ.get("OMP_NUM_THREADS", "")
+    own = asked == 1 and asked_threads.isdecimal() and "ACCELERATE_MIXED_PRECISION" not in os.environ  # no launcher's
+    threads = int(asked_threads) if own else max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
     torch.set_num_threads(threads)
     device = state.device
     notes = []

@@ -18,6 +18,11 @@ class Finding:
     found: str = ""
     fix: str = ""
 
+    def __post_init__(self) -> None:
+        """Words from data and recipes are one line each and steer no terminal."""
+        for part, text in vars(self).items():
+            object.__setattr__(self, part, "".join(letter if letter.isprintable() else " " for letter in text))
+
     def __str__(self) -> str:
         lines = [self.place]
         lines += [

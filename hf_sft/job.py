@@ -21,7 +21,8 @@ from hf_sft.metrics.resolve import resolve_metrics
 from hf_sft.modeling.anatomy import is_convolutional
 from hf_sft.modeling.build import Built, Opened, build_model, open_model
 from hf_sft.modeling.parameter_groups import describe, freeze
-from hf_sft.modeling.tuning import STRATEGIES, Rule, apply_rules
+from hf_sft.modeling.rules import Rule
+from hf_sft.modeling.tuning import decide
 from hf_sft.recipe import Recipe
 from hf_sft.tasks import TASKS
 from hf_sft.tasks.load import Inputs, TaskData, load_data, make_inputs, stream_inputs
@@ -121,16 +122,14 @@ def assemble(
     task = TASKS[recipe.task]
     set_seed(recipe.seed)
     built = build_model(recipe, task, found.labels, opened=opened, trust_remote_code=trust_remote_code)
-    rules = apply_rules(
-        STRATEGIES[recipe.tuning.strategy](built.model, built.new, recipe.tuning),
-        [name for name, _ in built.model.named_parameters()],
-    )
+    rules = decide(built.model, built.new, recipe.tuning)
     frozen = freeze(built.model, rules)
     total, trainable, line = describe(built.model)
     say(f"{recipe.model.name}: {built.report}")
     say(line)
     inputs = {
-        role: make_inputs(part, recipe, task, built.labels, built.processor) for role, part in found.splits.items()
+        role: make_inputs(part, recipe, task, built.labels, built.processor, augmented=role == "train")
+        for role, part in found.splits.items()
     }
     if found.stream is not None:
         inputs["train"] = stream_inputs(found.stream, recipe, task, built.labels, built.processor)

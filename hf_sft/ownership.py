@@ -15,22 +15,26 @@ from typing import Any
 
 import psutil
 
-from hf_sft.console import is_main_process
+from hf_sft.console import is_main_process, say
 from hf_sft.errors import EnvironmentProblem, Finding
 from hf_sft.record import write_text
 
 FILE = "owner.json"
 BEAT = 15.0  # seconds between two heartbeats
+SETTLE = 0.3  # seconds between writing the file and reading it back; whoever passed by meanwhile has written by then
 STALE = 120.0  # seconds without one, after which an owner on another machine is taken for dead
 
 
 def refuse_if_owned(folder: Path) -> None:
     """Raises EnvironmentProblem when another process is at work in the folder.
 
-    On this machine the process is looked for; of another machine's only the heartbeat can be seen.
+    On this machine the process is looked for. Of another machine's only the heartbeat can be seen: it is waited for,
+    at most STALE seconds, so that a run that was killed there goes on here by itself.
     """
     owner = _read(folder)
-    if owner is None or not _lives(owner):
+    if owner is None or not _may_live(owner):
+        return
+    if owner["host"] != socket.gethostname() and not _beats(folder, owner):
         return
     where = f"process {owner['pid']} on {owner['host']}, since {owner['since']}"
     fix = f"wait for it, stop it, or choose another output_dir (if it is certainly dead, remove {folder / FILE})"
@@ -40,9 +44,9 @@ def refuse_if_owned(folder: Path) -> None:
 
 @contextmanager
 def owned(folder: Path) -> Iterator[None]:
-    """The folder is ours meanwhile. Needs no file locks: the file is read back after it was written.
+    """The folder is ours meanwhile. Needs no file locks: of two that write at once, the later stays in the file.
 
-    Raises EnvironmentProblem when another process is at work there, or was faster.
+    Raises EnvironmentProblem when another process is at work there, or was later.
     """
     refuse_if_owned(folder)
     token = uuid.uuid4().hex
@@ -54,8 +58,11 @@ def owned(folder: Path) -> Iterator[None]:
         "since": time.strftime("%Y-%m-%d %H:%M:%S"),
     }
     _beat(folder, owner)
+    time.sleep(SETTLE)
     if (_read(folder) or {}).get("token") != token:
-        refuse_if_owned(folder)
+        place, found = f"output_dir {folder}", "another run, which began at the same moment"
+        expected, fix = "a folder that no run is writing to", "choose another output_dir"
+        raise EnvironmentProblem(Finding(place=place, expected=expected, found=found, fix=fix))
     done = threading.Event()
     heart = threading.Thread(target=_keep_beating, args=(folder, owner, done), daemon=True)
     heart.start()
@@ -95,12 +102,25 @@ def _read(folder: Path) -> dict[str, Any] | None:
         return None
 
 
-def _lives(owner: dict[str, Any]) -> bool:
+def _may_live(owner: dict[str, Any]) -> bool:
     if owner["host"] != socket.gethostname():
         return time.time() - float(owner["heartbeat"]) < STALE
-    if owner["pid"] == os.getpid():
-        return False  # a run of this very process, that was interrupted
     try:
-        return abs(psutil.Process(int(owner["pid"])).create_time() - float(owner["started"])) < 1.0
+        process = psutil.Process(int(owner["pid"]))
+        alive = abs(process.create_time() - float(owner["started"])) < 1.0
     except psutil.NoSuchProcess:
         return False
+    return alive and process.pid != os.getpid()  # a run of this very process that was interrupted is over
+
+
+def _beats(folder: Path, owner: dict[str, Any]) -> bool:
+    """Whether the heartbeat of another machine moves before it is stale."""
+    say(f"{folder} belongs to process {owner['pid']} on {owner['host']}; waiting to see whether it still runs")
+    while time.time() - float(owner["heartbeat"]) < STALE:
+        time.sleep(min(BEAT / 3, 1.0))
+        now = _read(folder)
+        if now is None:
+            return False
+        if now["heartbeat"] != owner["heartbeat"]:
+            return True
+    return False

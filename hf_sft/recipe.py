@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 from pydantic.fields import FieldInfo
@@ -17,7 +17,10 @@ from hf_sft.errors import nearest
 
 TaskName = Literal["text-classification", "image-classification"]
 ProblemName = Literal["single_label", "multi_label", "regression"]
-StrategyName = Literal["full", "head"]
+StrategyName = Literal["full", "head", "top_layers", "first_layers", "layer_decay", "rules"]
+STRATEGY_KEYS = {  # the key of `tuning` that a strategy needs; no other strategy takes it
+    "top_layers": "layers", "first_layers": "layers", "layer_decay": "layer_decay", "rules": "rules",
+}  # fmt: skip
 SPLIT_ROLES = ("train", "validation", "test")
 METRIC_NAMES = (
     "accuracy", "macro_f1", "micro_f1", "weighted_f1", "macro_precision", "macro_recall",
@@ -28,6 +31,24 @@ METRIC_NAMES = (
 ROLES: dict[str, tuple[str, ...]] = {  # per task: the roles that dataset.columns may name
     "text-classification": ("text", "text_pair", "label"),
     "image-classification": ("image", "label"),
+}
+AUGMENTATION_KEYS: dict[str, dict[str, tuple[str, ...]]] = {  # per task: augmentation -> its settings
+    "text-classification": {"word_dropout": ("p",), "word_swap": ("p",)},
+    "image-classification": {
+        "random_resized_crop": ("scale", "ratio"),
+        "random_crop": ("padding",),
+        "horizontal_flip": ("p",),
+        "vertical_flip": ("p",),
+        "rotation": ("degrees",),
+        "color_jitter": ("brightness", "contrast", "saturation", "hue"),
+        "grayscale": ("p",),
+        "gaussian_blur": ("kernel_size", "sigma"),
+        "rand_augment": ("num_ops", "magnitude"),
+        "trivial_augment": (),
+        "aug_mix": ("severity", "mixture_width", "chain_depth", "alpha"),
+        "auto_augment": ("policy",),
+        "random_erasing": ("p", "scale", "ratio"),
+    },
 }
 PROCESSOR_KEYS: dict[str, tuple[str, ...]] = {
     "text-classification": ("max_length",),
@@ -169,10 +190,32 @@ class Processor(Section):
     do_normalize: bool | None = Field(None, description="whether image_mean and image_std are applied")
 
 
-class Tuning(Section):
-    """Which weights learn."""
+class TuningRule(Section):
+    """How fast the parameters that a pattern matches learn."""
 
-    strategy: StrategyName = Field("full", description="full: everything trains; head: only the new head")
+    pattern: str = Field(
+        min_length=1,
+        description="a glob over whole names of parameters (bert.embeddings.*) or of blocks: embeddings, block.0, "
+        "block.1, ..., final, head",
+    )
+    lr_scale: float = Field(1.0, ge=0, description="times training.learning_rate; 0 freezes")
+    weight_decay: float | None = Field(None, ge=0, description="in place of training.weight_decay")
+
+
+class Tuning(Section):
+    """Which weights learn, and how fast."""
+
+    strategy: StrategyName = Field(
+        "full",
+        description="full: everything trains; head: only the new head; top_layers, first_layers: so many layers and "
+        "the head; layer_decay: the further from the head, the slower; rules: as they say",
+    )
+    layers: int | None = Field(None, gt=0, description="how many, for top_layers and first_layers")
+    layer_decay: float | None = Field(
+        None, gt=0, lt=1, description="for layer_decay: the learning rate of a layer over that of the next one"
+    )
+    rules: list[TuningRule] = Field([], description="for rules, in order: the first that matches a parameter wins")
+    head_lr_scale: float = Field(1.0, gt=0, description="times the learning rate that the strategy gives the head")
 
 
 class Objective(Section):
@@ -208,6 +251,9 @@ class Recipe(Section):
     model: Model
     dataset: DataSet
     processor: Processor = Processor()
+    augment: list[str | dict[str, dict[str, Any] | None]] = Field(
+        [], description="random changes of training inputs, in order: [horizontal_flip, {rand_augment: {magnitude: 7}}]"
+    )
     tuning: Tuning = Tuning()
     objective: Objective = Objective()
     training: dict[str, Plain] = Field({}, description="the fields of transformers.TrainingArguments, nothing renamed")
@@ -238,6 +284,12 @@ class Recipe(Section):
     def notices(self) -> tuple[str, ...]:
         """What was understood in another form than it was written (names of earlier versions)."""
         return self._notices
+
+    @property
+    def augmentations(self) -> list[tuple[str, dict[str, Any]]]:
+        """`augment` as (name, settings) pairs."""
+        entries = [{entry: None} if isinstance(entry, str) else entry for entry in self.augment]
+        return [(name, settings or {}) for entry in entries for name, settings in entry.items()]
 
     def locate(self, name: str) -> str:
         """`name` as an absolute path where that exists beside the recipe (or is plainly a path), else unchanged."""
@@ -323,6 +375,8 @@ def problems_across_sections(content: dict[str, Any]) -> list[Problem]:
             found.append((("training", key), problem))
     if isinstance(training, dict) and isinstance(content.get("early_stopping"), dict):
         found += _early_stopping_problems(content, training)
+    if isinstance(content.get("tuning"), dict):
+        found += _tuning_problems(content["tuning"])
     task = content.get("task")
     if not isinstance(task, str) or task not in ROLES:
         return found
@@ -335,6 +389,52 @@ def problems_across_sections(content: dict[str, Any]) -> list[Problem]:
             if isinstance(key, str) and known and key not in valid and value is not None:
                 problem = {"expected": f"a key that {task} has", "found": key, "fix": nearest(key, valid)}
                 found.append(((*section, key), problem))
+    return found + _augment_problems(content.get("augment"), task)
+
+
+def _augment_problems(entries: Any, task: str) -> list[Problem]:
+    found: list[Problem] = []
+    for number, entry in enumerate(entries if isinstance(entries, list) else ()):
+        named = {entry: None} if isinstance(entry, str) else entry
+        for name, settings in named.items() if isinstance(named, dict) else ():
+            place, known = ("augment", str(number)), AUGMENTATION_KEYS[task]
+            if name not in known:
+                fix = nearest(str(name), known)
+                found.append((place, {"expected": f"an augmentation for {task}", "found": str(name), "fix": fix}))
+                continue
+            for key in settings if isinstance(settings, dict) else ():
+                if key not in known[name]:
+                    fix = nearest(str(key), known[name]) if known[name] else f"{name} has no settings"
+                    problem = {"expected": f"a setting of {name}", "found": str(key), "fix": fix}
+                    found.append(((*place, name, str(key)), problem))
+    return found
+
+
+def _tuning_problems(tuning: dict[str, Any]) -> list[Problem]:
+    """A key that the strategy lacks or does not use, a rule that freezes and decays."""
+    strategy = tuning.get("strategy", "full")
+    if strategy not in get_args(StrategyName):
+        return []
+    found: list[Problem] = []
+    needed = STRATEGY_KEYS.get(strategy)
+    if needed and tuning.get(needed) in (None, []):
+        example = {"layers": "2", "layer_decay": "0.8", "rules": "[{pattern: head}, {pattern: '*', lr_scale: 0.1}]"}
+        expected, fix = f"this key, which strategy {strategy} needs", f"{needed}: {example[needed]}"
+        found.append((("tuning", needed), {"expected": expected, "found": "nothing", "fix": fix}))
+    for key in dict.fromkeys(STRATEGY_KEYS.values()):
+        if key != needed and tuning.get(key) not in (None, []):
+            users = [name for name, used in STRATEGY_KEYS.items() if used == key]
+            expected, fix = (
+                f"a key that strategy {strategy} uses",
+                f"set strategy: {' or '.join(users)}, or leave it out",
+            )
+            found.append((("tuning", key), {"expected": expected, "found": key, "fix": fix}))
+    rules = tuning.get("rules")
+    for number, rule in enumerate(rules if isinstance(rules, list) else ()):
+        if isinstance(rule, dict) and rule.get("lr_scale") == 0 and rule.get("weight_decay") is not None:
+            expected, fix = "no weight_decay beside lr_scale: 0", "frozen parameters do not decay: leave it out"
+            problem = {"expected": expected, "found": str(rule["weight_decay"]), "fix": fix}
+            found.append((("tuning", "rules", str(number), "weight_decay"), problem))
     return found
 
 

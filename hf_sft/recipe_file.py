@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
@@ -12,10 +12,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from hf_sft import recipe as schema
-from hf_sft import training_keys
+from hf_sft import secrets, training_keys
 from hf_sft.errors import Finding, RecipeError, describe_value, nearest
 from hf_sft.recipe_mistakes import findings_of, place_of
-from hf_sft.yaml12 import MAX_DEPTH, Places, parse
+from hf_sft.yaml12 import MAX_DEPTH, Places, parse, unwritable
 
 COMMAND_LINE = "command line"  # the place of every override
 MAX_SIZE = 1_000_000  # bytes; YAML of that size takes seconds to read
@@ -86,6 +86,8 @@ def build(
             )
         )
         raise RecipeError(_told(findings))
+    if not places and (unusable := list(_unwritable(content))):  # from Python: a file has been looked at already
+        raise RecipeError(_told(unusable))
     content = _apply(content, overrides, places, findings)
     notices: list[str] = []
     if isinstance(content.get("training"), dict):
@@ -94,7 +96,7 @@ def build(
         for old, new in training_keys.RENAMED.items():
             if ("training", old) in places and old not in training:
                 places[("training", new)] = places[("training", old)]
-    for path, problem in schema.problems_across_sections(content):
+    for path, problem in (*schema.problems_across_sections(content), *secrets.problems_in(content)):
         findings.append(Finding(place=place_of(path, places), **problem))
     try:
         recipe = schema.Recipe.model_validate(content)
@@ -106,6 +108,20 @@ def build(
     return recipe
 
 
+def _unwritable(value: Any, path: tuple[str, ...] = ()) -> Iterator[Finding]:
+    """What no recipe file can hold, wherever it stands in these values."""
+    problem = f"more than {MAX_DEPTH} levels" if len(path) > MAX_DEPTH else unwritable(value)
+    if problem:
+        yield Finding(place=".".join(path) or "recipe", expected="what a recipe file can hold", found=problem)
+    elif isinstance(value, dict):
+        for key, inside in value.items():
+            yield from _unwritable(key, (*path, "a key"))
+            yield from () if unwritable(key) else _unwritable(inside, (*path, str(key)))
+    elif isinstance(value, (list, tuple)):
+        for position, inside in enumerate(value):
+            yield from _unwritable(inside, (*path, str(position)))
+
+
 def _told(findings: Sequence[Finding]) -> list[Finding]:
     """Each mistake once, in the order of the file; what goes on without end is cut."""
     told = sorted(dict.fromkeys(map(_cut, findings)), key=_by_place)
@@ -114,8 +130,9 @@ def _told(findings: Sequence[Finding]) -> list[Finding]:
 
 
 def _cut(finding: Finding) -> Finding:
-    parts = {part: text for part, text in vars(finding).items() if len(text) > MAX_TEXT}
-    return replace(finding, **{part: f"{text[:MAX_TEXT]}..." for part, text in parts.items()})
+    parts = {part: secrets.mask(text) for part, text in vars(finding).items()}
+    parts = {part: f"{text[:MAX_TEXT]}..." if len(text) > MAX_TEXT else text for part, text in parts.items()}
+    return replace(finding, **parts)
 
 
 def _by_place(finding: Finding) -> tuple[str, int, int]:

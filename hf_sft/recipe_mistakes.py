@@ -127,7 +127,7 @@ def _other_key(path: Path) -> str:
         return f"a dot is for the command line; in a file write {head}: {{{rest}: ...}}"
     if key == "<<":
         return "YAML 1.2 has no merge keys; write the keys out"
-    if elsewhere := [".".join(home) for home in _homes(key) if home != path]:
+    if elsewhere := [".".join(home) for home in homes(key) if home != path]:
         return f"did you mean {' or '.join(map(repr, elsewhere))}?"
     if len(path) == 1 and key in training_keys.OWNED:  # a field of TrainingArguments that is said in another way
         return training_keys.OWNED[key]
@@ -135,15 +135,16 @@ def _other_key(path: Path) -> str:
     return nearest(key, section.model_fields if section else ())
 
 
-def _homes(key: str) -> list[Path]:
-    homes: list[Path] = [(key,)] if key in Recipe.model_fields else []
-    homes += [(name, key) for name in Recipe.model_fields if key in getattr(_section((name,)), "model_fields", {})]
+def homes(key: str) -> list[Path]:
+    """Where in a recipe a key of that name stands."""
+    found: list[Path] = [(key,)] if key in Recipe.model_fields else []
+    found += [(name, key) for name in Recipe.model_fields if key in getattr(_section((name,)), "model_fields", {})]
     if any(key in roles for roles in ROLES.values()):
-        homes.append(("dataset", "columns", key))
+        found.append(("dataset", "columns", key))
     field = training_keys.COMMON.get(key, key)
     if field in training_keys.training_fields() and field not in training_keys.OWNED:
-        homes.append(("training", field))
-    return homes
+        found.append(("training", field))
+    return found
 
 
 def _purpose(path: Path) -> str:
@@ -160,6 +161,8 @@ def _section(path: Path) -> type[BaseModel] | None:
     """The section that stands at that path of a recipe; None where there is none."""
     if not path:
         return Recipe
+    if path[-1].isdigit():  # an entry of a list of sections
+        return _section(path[:-1])
     field = _field(path)
     options = (field.annotation, *get_args(field.annotation)) if field else ()
     return next((option for option in options if isinstance(option, type) and issubclass(option, BaseModel)), None)

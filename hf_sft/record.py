@@ -97,7 +97,7 @@ class RunRecord:
         """Write record.json in one step: a reader sees the old file or the new one, never half of one."""
         content = dataclasses.asdict(self)
         content.pop("output_dir")
-        write_text(self.directory.record, json.dumps(_finite(content), indent=1, ensure_ascii=False) + "\n")
+        write_text(self.directory.record, as_json(content) + "\n")
 
     @classmethod
     def load(cls, path: str | Path) -> RunRecord:
@@ -141,12 +141,17 @@ def write_text(path: Path, text: str) -> None:
         raise
 
 
-def _finite(value: Any) -> Any:
+def as_json(content: Any) -> str:
+    """Plain data as JSON that every reader takes: NaN and infinities are null."""
+    return json.dumps(finite_json(content), indent=1, ensure_ascii=False, allow_nan=False)
+
+
+def finite_json(value: Any) -> Any:
     """NaN and infinities as null: JSON has no word for them."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {str(key): _finite(item) for key, item in value.items()}
+        return {str(key): finite_json(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
+        return [finite_json(item) for item in value]
     return value

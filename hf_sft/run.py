@@ -48,10 +48,9 @@ def fine_tune(
     work = job.prepare(
         recipe, machine, data=data, functions=metrics or {}, callbacks=callbacks, trust_remote_code=trust_remote_code
     )
-    with (
-        ownership.owned_by_main_process(recipe.output_dir),
-        room.told_apart(work.recipe, parameters=work.parameters["total"]),
-    ):
+    room_for_it = room.told_apart(work.recipe, parameters=work.parameters["total"])
+    with room_for_it, ownership.owned_by_main_process(recipe.output_dir):
+        run_directory.finished_run(recipe, asked, overwrite=overwrite)  # another may have finished here meanwhile
         directory = run_directory.open_run(work.recipe, asked, overwrite=overwrite)
         results.list_bad_rows(work, directory)
         trained = fit.train(work, directory, callbacks)

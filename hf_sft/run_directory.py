@@ -11,11 +11,13 @@ from typing import Any
 
 from accelerate import PartialState
 
+from hf_sft.console import is_main_process
 from hf_sft.data.load import load_source
 from hf_sft.errors import EnvironmentProblem, Finding, RecipeError
 from hf_sft.ownership import refuse_if_owned
 from hf_sft.recipe import Recipe
 from hf_sft.record import RunDirectory, RunRecord, write_text
+from hf_sft.training.checkpoints import COMPLETE
 from hf_sft.yaml12 import dump, parse
 
 # what may differ when the same run goes on, and what else when it is extended
@@ -47,7 +49,8 @@ def finished_run(recipe: Recipe, asked: dict[str, Any], *, overwrite: bool) -> R
         return None
     if overwrite or _holds_nothing(directory):
         return None
-    refuse_if_owned(directory.path)
+    if is_main_process():  # to the other ranks it is their own launch that owns the folder
+        refuse_if_owned(directory.path)
     differences = _differences(_asked_before(directory), asked)
     longer = {path: words for path, words in differences.items() if path in LENGTH}
     fix = "choose another output_dir, or pass --overwrite to delete that run"
@@ -73,13 +76,23 @@ def finished_run(recipe: Recipe, asked: dict[str, Any], *, overwrite: bool) -> R
     if not directory.record.is_file():
         return None
     if recipe.resume == "extend" and longer:
+        _refuse_shorter(_asked_before(directory), recipe)
         _refuse_without_checkpoint(directory)
         return None
     return RunRecord.load(directory.path)
 
 
+def _refuse_shorter(before: Any, recipe: Recipe) -> None:
+    for key in ("num_train_epochs", "max_steps"):
+        was, now = (before.get("training") or {}).get(key) or 0, recipe.training.get(key) or 0
+        if now < was:
+            place, expected = f"training.{key}", f"more than the {was:g} of the finished run (resume: extend)"
+            fix = "--overwrite trains anew"
+            raise RecipeError(Finding(place=place, expected=expected, found=f"{now:g}", fix=fix))
+
+
 def _refuse_without_checkpoint(directory: RunDirectory) -> None:
-    if not any(directory.checkpoints.glob("checkpoint-*")):
+    if not any(directory.checkpoints.glob(f"checkpoint-*/{COMPLETE}")):
         fix = f"model.name={directory.model} starts from its weights in a new output_dir; "
         fix += "run.keep_checkpoints: true keeps what extending needs"
         place, expected = f"output_dir {directory.path}", "checkpoints of the finished run (resume: extend)"

@@ -100,8 +100,10 @@ def _locate(model: str) -> tuple[str, RunDirectory | None, Path | None]:
         return str(locate_in_package(model, PLACE)), None, None
     path = Path(model).expanduser()
     if not path.exists():
-        if model.startswith((".", "/", "~")) or model.count("/") > 1:
-            fix = "name a run directory, a folder that save_pretrained wrote, or a Hub id"
+        beside = path.parent if "/" in model and path.parent.is_dir() else None
+        if model.startswith((".", "/", "~")) or model.count("/") > 1 or beside is not None:
+            near = nearest(path.name, [entry.name for entry in beside.iterdir()]) if beside is not None else ""
+            fix = near if near.startswith("did you mean") else "name a run directory, a model folder, or a Hub id"
             raise ModelError(Finding(place=PLACE, expected="a folder that exists", found=model, fix=fix))
         return model, None, None
     run = RunDirectory(path)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from hf_sft.recipe import SPLIT_ROLES
 from hf_sft.record import RunDirectory, RunRecord
-from hf_sft.tables import printable
+from hf_sft.tables import escaped, printable
 
 # When a widening gap is worth a sentence. One epoch up is noise; so are a few percent.
 RISING_EPOCHS = 2
@@ -77,6 +77,11 @@ def cells(result: Result) -> tuple[str, str, str, str]:
     return result.metric, number(result.value), interval, number(result.baseline)
 
 
+def _baseline(record: RunRecord) -> str:
+    """What is always answered by what the metrics are compared with."""
+    return "mean" if record.labels.get("problem") == "regression" else "majority"
+
+
 def run_name(record: RunRecord) -> str:
     """What the run is called: the last part of its output_dir."""
     return PureWindowsPath(str(record.recipe.get("output_dir", ""))).name or str(record.recipe["task"])
@@ -84,8 +89,8 @@ def run_name(record: RunRecord) -> str:
 
 def as_text(record: RunRecord) -> str:
     """The table printed at the end of a run, where the model lies and how to load it, and the notes."""
-    lines = [f"{run_name(record)}: {record.recipe['task']}", ""]
-    table: list[Sequence[str]] = [("split", "metric", "value", "95 % interval", "majority")]
+    lines = [f"{printable(run_name(record))}: {record.recipe['task']}", ""]
+    table: list[Sequence[str]] = [("split", "metric", "value", "95 % interval", _baseline(record))]
     for split in splits(record):
         rows = [cells(result) for result in results(record, split)]
         table += [
@@ -111,20 +116,20 @@ def as_html(record: RunRecord) -> str:
     from hf_sft import curves
 
     line = "border-bottom:1px solid rgba(128,128,128,.35);padding:3px 10px;"
-    heads = ("split", "metric", "value", "95 % interval", "majority baseline")
+    heads = ("split", "metric", "value", "95 % interval", f"{_baseline(record)} baseline")
     rows = ["".join(f'<th style="{line}text-align:{_align(place)}">{head}</th>' for place, head in enumerate(heads))]
     for split in splits(record):
         for place, result in enumerate(results(record, split)):
             shown = ("" if place else split, *cells(result))
             rows.append(
                 "".join(
-                    f'<td style="{line}text-align:{_align(column)}">{html.escape(text)}</td>'
+                    f'<td style="{line}text-align:{_align(column)}">{escaped(text)}</td>'
                     for column, text in enumerate(shown)
                 )
             )
     table = "".join(f'<tr style="background:transparent">{row}</tr>' for row in rows)
     parts = [
-        f"<p><b>{html.escape(run_name(record))}</b> &middot; {html.escape(str(record.recipe['task']))}</p>",
+        f"<p><b>{escaped(run_name(record))}</b> &middot; {escaped(str(record.recipe['task']))}</p>",
         f'<table style="border-collapse:collapse">{table}</table>',
     ]
     if any(record.history.get(kind) for kind in ("steps", "epochs")):
@@ -136,7 +141,7 @@ def as_html(record: RunRecord) -> str:
     snippet = html.escape("\n".join(_snippet(record)))
     parts.append(f'<pre style="background:transparent;color:inherit">{snippet}</pre>')
     if record.notes:
-        parts.append("<ul>" + "".join(f"<li>{html.escape(note)}</li>" for note in record.notes) + "</ul>")
+        parts.append("<ul>" + "".join(f"<li>{escaped(note)}</li>" for note in record.notes) + "</ul>")
     return '<div style="color:inherit">' + "".join(parts) + "</div>"
 
 
@@ -173,6 +178,7 @@ def _snippet(record: RunRecord) -> list[str]:
     """The two lines that load the model."""
     task = record.recipe["task"]
     folder = json.dumps(str(_model_folder(record)), ensure_ascii=False)
+    folder = "".join(letter if letter.isprintable() else f"\\U{ord(letter):08x}" for letter in folder)
     options = ", truncation=True" if task.startswith("text") else ""
     return [
         "from transformers import pipeline",

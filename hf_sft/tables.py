@@ -50,7 +50,7 @@ def as_text(table: Table, width: int) -> str:
 
 def as_html(table: Table) -> str:
     """The same for a notebook, in its own colours, light or dark."""
-    parts = [f"<p><b>{html.escape(table.title)}</b></p>"] if table.title else []
+    parts = [f"<p><b>{escaped(table.title)}</b></p>"] if table.title else []
     parts.append('<table style="border-collapse:collapse">')
     for tag, rows in (("th", [table.heads] if table.heads else []), ("td", table.rows)):
         for row in rows:
@@ -73,6 +73,16 @@ def printable(text: str) -> str:
     return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
+def printable_lines(text: str) -> str:
+    """The same line by line."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
+def escaped(text: str) -> str:
+    """Text from data inside HTML: no tags, and nothing that turns or hides what stands beside it."""
+    return html.escape(printable(text))
+
+
 def _is_heading(row: Sequence[str]) -> bool:
     return len(row) > 1 and not any(row[1:])
 
@@ -83,7 +93,7 @@ def _indent(cell: str) -> int:
 
 def _as_cell(cell: str) -> str:
     text = cell.lstrip(" ")
-    return "&nbsp;" * _indent(cell) + html.escape(text)
+    return "&nbsp;" * _indent(cell) + escaped(text)
 
 
 def _fit(rows: Sequence[Sequence[str]], width: int, firm: int) -> list[int]:

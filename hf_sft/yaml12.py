@@ -52,17 +52,26 @@ def _construct_bool(loader: yaml.SafeLoader, node: yaml.Node) -> bool:
 def _construct_int(loader: yaml.SafeLoader, node: yaml.Node) -> int:
     text = loader.construct_scalar(node)  # type: ignore[arg-type]
     number = int(text, 8) if text.startswith("0o") else int(text, 16) if text.startswith("0x") else int(text)
-    if abs(number) >= 1 << 64:  # which Python itself may refuse to print
-        raise _unconstructed("a whole number of more than 64 bits", node)
+    if problem := unwritable(number):
+        raise _unconstructed(problem, node)
     return number
 
 
 def _construct_text(loader: yaml.SafeLoader, node: yaml.Node) -> str:
-    r"""Text that can be written to a file and name one; "\ud800" and "\0" make text that cannot."""
     text: str = loader.construct_scalar(node)  # type: ignore[arg-type]
-    if "\0" in text or not text.isascii() and re.search("[\ud800-\udfff]", text):
-        raise _unconstructed(f"{'a zero byte' if chr(0) in text else 'half a character'} in text", node)
+    if problem := unwritable(text):
+        raise _unconstructed(problem, node)
     return text
+
+
+def unwritable(value: Any) -> str:
+    r"""Why a value can stand in no recipe ("\ud800" and "\0" make text that no file can hold); empty where it can."""
+    if isinstance(value, int) and abs(value) >= 1 << 64:
+        return "a whole number of more than 64 bits"  # which Python itself may refuse to print
+    if isinstance(value, str) and "\0" in value:
+        return "a zero byte in text"
+    lone = isinstance(value, str) and not value.isascii() and re.search("[\ud800-\udfff]", value)
+    return "half a character in text" if lone else ""
 
 
 def _unconstructed(problem: str, node: yaml.Node) -> yaml.MarkedYAMLError:
@@ -74,8 +83,9 @@ def _construct_float(loader: yaml.SafeLoader, node: yaml.Node) -> float:
 
 
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    """PyYAML writes the line break U+0085 bare, where reading takes it for a space; in double quotes it is escaped."""
-    return dumper.represent_scalar(f"{_TAG}str", text, style='"' if "\x85" in text else None)
+    """In double quotes where a character cannot be seen: only there it can be escaped."""
+    unseen = not text.isascii() and not text.replace("\n", "").isprintable()
+    return dumper.represent_scalar(f"{_TAG}str", text, style='"' if unseen else None)
 
 
 _Dumper.add_representer(str, _represent_text)
@@ -97,8 +107,14 @@ _Loader.yaml_constructors = {
 
 
 def dump(content: Any) -> str:
-    """Plain data as YAML that `parse` and readers of YAML 1.1 read alike."""
-    return yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+    """Plain data as YAML that `parse` and readers of YAML 1.1 read alike; what cannot be seen in text is escaped."""
+    text = yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+    return text if text.isascii() else "".join(map(_escape_unseen, text))
+
+
+def _escape_unseen(letter: str) -> str:
+    """U+202E, say, which PyYAML leaves as it is and which turns the line around for who reads it."""
+    return letter if letter.isprintable() or letter == "\n" else f"\\U{ord(letter):08X}"
 
 
 def parse(text: str, place: Callable[[int, int], str]) -> tuple[Any, Places, list[Finding]]:

@@ -119,8 +119,14 @@ def test_a_run_that_is_stopped_says_so_in_its_exit_code(
 ) -> None:
     fine_tune_does(monkeypatch, raises(error))
     assert run_command(["r.yaml"]) == code
-    assert "stopped" in capsys.readouterr().err
+    assert "stopped; the same command starts again" in capsys.readouterr().err
     assert not Path("run/traceback.txt").exists()
+    Path("run/checkpoints/checkpoint-3").mkdir(parents=True)  # not yet written to its end
+    assert run_command(["r.yaml"]) == code
+    assert "starts again" in capsys.readouterr().err
+    Path("run/checkpoints/checkpoint-3/complete").touch()
+    assert run_command(["r.yaml"]) == code
+    assert "stopped; the same command goes on from the last checkpoint" in capsys.readouterr().err
 
 
 def test_a_request_to_end_stops_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,9 +153,13 @@ def test_other_ranks_are_silent(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
         (["run", "r.yaml", "--overwite"], "--overwrite"),
         (["run", "r.yaml", "--trust_remote_code"], "--trust-remote-code"),
         (["run", "r.yaml", "--proceses", "2"], "--processes"),
-        (["run", "r.yaml", "--seed", "3"], "set without dashes: seed=VALUE"),
+        (["run", "r.yaml", "--seed"], "set without dashes: seed=VALUE"),
         (["run", "r.yaml", "--seed=3"], "set without dashes: seed=3"),
-        (["run", "r.yaml", "--learning-rate", "1e-4"], "set without dashes: learning_rate=VALUE"),
+        (["run", "r.yaml", "--seed", "3"], "set without dashes: seed=3"),
+        (["run", "--seed", "r.yaml"], "set without dashes: seed=VALUE"),
+        (["run", "r.yaml", "--learning-rate", "1e-4"], "set without dashes: training.learning_rate=1e-4"),
+        (["run", "r.yaml", "--training.warmup_steps=3"], "set without dashes: training.warmup_steps=3"),
+        (["run", "r.yaml", "--fp16"], "set run.precision: fp16"),
         (["run", "r.yaml", "--processes", "0"], "--processes"),
         (["run", "r.yaml", "--processes", "two"], "--processes"),
         (["run", "r.yaml", "seed"], "key=value"),

@@ -17,7 +17,7 @@ ROOT = Path(hf_sft.__file__).parent
 # A module imports from its own layer and from those above it in this table, never from those below.
 LAYERS = (
     ("errors",),
-    ("yaml12", "training_keys", "packages", "console", "markdown", "tables"),
+    ("yaml12", "training_keys", "packages", "console", "markdown", "secrets", "tables"),
     ("recipe", "recipe_file", "recipe_mistakes"),
     ("record",),
     ("environment", "hub_access", "launch", "data", "metrics", "modeling", "table_files"),

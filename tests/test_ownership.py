@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -69,12 +71,45 @@ def test_an_owner_that_is_dead_or_another_process_by_now_is_stale(tmp_path: Path
         assert json.loads((tmp_path / FILE).read_text())["pid"] == os.getpid()
 
 
-def test_an_owner_on_another_machine_is_believed_while_its_heart_beats(tmp_path: Path) -> None:
+def test_an_owner_on_another_machine_is_believed_while_its_heart_beats(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ownership, "BEAT", 0.05)
+    monkeypatch.setattr(ownership, "STALE", 0.5)
     write(tmp_path, host="elsewhere")
+    beating = threading.Timer(0.1, lambda: write(tmp_path, host="elsewhere", heartbeat=time.time() + 1))
+    beating.start()
     with pytest.raises(EnvironmentProblem, match="on elsewhere"):
         refuse_if_owned(tmp_path)
-    write(tmp_path, host="elsewhere", heartbeat=time.time() - ownership.STALE - 1)
+    beating.join()
+    write(tmp_path, host="elsewhere")
     refuse_if_owned(tmp_path)
+    write(tmp_path, host="elsewhere", heartbeat=time.time() - 1)
+    refuse_if_owned(tmp_path)
+
+
+def _try_to_own(folder: Path, moment: float, answers: Any) -> None:
+    time.sleep(max(0.0, moment - time.time()))
+    try:
+        with owned(folder):
+            answers.put(True)
+            time.sleep(0.6)
+    except EnvironmentProblem:
+        answers.put(False)
+
+
+def test_of_two_runs_that_begin_at_once_one_at_most_owns_the_folder(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    for trial in range(5):
+        answers = context.Queue()
+        moment = time.time() + 0.2
+        folder = tmp_path / str(trial)
+        both = [context.Process(target=_try_to_own, args=(folder, moment, answers)) for _ in range(2)]
+        for process in both:
+            process.start()
+        assert sum(answers.get(timeout=20) for _ in both) <= 1
+        for process in both:
+            process.join()
 
 
 def test_the_heart_beats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -450,6 +450,30 @@ def test_extending_needs_the_checkpoints_and_the_same_recipe(models, tmp_path):
         fine_tune(make_recipe("bert", models, tmp_path, resume="extend", seed=7), data=data)
 
 
+def test_extending_counts_patience_anew_and_never_makes_a_run_shorter(models, tmp_path):
+    data, kept = make_data("bert", **SIZES), {"keep_checkpoints": True}
+
+    def recipe(epochs: int, patience: int, **changes: Any) -> Any:
+        settings = {"training": {"num_train_epochs": epochs, "learning_rate": 1e-9}, "run": kept}
+        return make_recipe("bert", models, tmp_path, early_stopping={"patience": patience}, **settings, **changes)
+
+    stopped = fine_tune(recipe(6, 1), data=data)
+    assert len(stopped.history["epochs"]) < 6
+    longer = fine_tune(recipe(7, 50, resume="extend"), data=data)
+    assert len(longer.history["epochs"]) == 7
+    with pytest.raises(RecipeError, match="more than the 7"):
+        fine_tune(recipe(2, 50, resume="extend"), data=data)
+
+
+def test_a_run_does_not_go_on_with_other_rows_than_it_began_with(recipe_file, capsys):
+    assert run_command([str(recipe_file), "run.max_hours=0.0000001"]) == 143
+    csv = recipe_file.parent / "train.csv"
+    csv.write_text("\n".join(csv.read_text().splitlines()[:-8]) + "\n")
+    capsys.readouterr()
+    assert run_command([str(recipe_file)]) == 2
+    assert "the rows that the run began with" in capsys.readouterr().err
+
+
 # what ends a run
 
 

@@ -198,7 +198,9 @@ def test_overwrite_deletes_what_runs_leave_and_nothing_else(tmp_path: Path) -> N
     assert look(recipe) is None
 
 
-def test_without_overwrite_nothing_of_a_run_is_deleted_but_its_traceback_and_that_it_was_finished(tmp_path: Path) -> None:
+def test_without_overwrite_nothing_of_a_run_is_deleted_but_its_traceback_and_that_it_was_finished(
+    tmp_path: Path,
+) -> None:
     recipe = make(tmp_path)
     start(recipe)
     (tmp_path / "run" / "asked.yaml").unlink()

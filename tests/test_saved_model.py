@@ -99,6 +99,13 @@ def test_what_is_no_trained_model_says_why(spoil: Callable[[Path], object], word
         load_saved(folder)
 
 
+def test_a_mistyped_run_is_no_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "runs" / "plain").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelError, match="did you mean 'plain'"):
+        load_saved("runs/plian")
+
+
 def test_a_run_that_has_not_finished_is_called_that(tmp_path: Path) -> None:
     (tmp_path / "asked.yaml").write_text("task: text-classification")
     with pytest.raises(ModelError, match="has not finished"):

@@ -191,3 +191,11 @@ def test_what_is_no_widening_gap_is_not_named(training: list[Any], validation: l
 def test_epochs_without_validation_do_not_hide_a_gap() -> None:
     training = [0.6, 0.5, 0.4, 0.3, 0.2, 0.1]
     assert gap_note(_history(training, [None, 0.4, None, 0.5, None, 0.6])) is not None
+
+
+def test_the_baseline_is_named_for_what_it_answers() -> None:
+    text, page = str(make_record()), make_record()._repr_html_()
+    assert "majority" in text and "majority baseline" in page
+    labels = {"problem": "regression", "names": ["score"], "thresholds": None}
+    text, page = str(make_record(labels=labels)), make_record(labels=labels)._repr_html_()
+    assert "majority" not in text + page and " mean" in text and "mean baseline" in page

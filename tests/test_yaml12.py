@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -174,11 +175,13 @@ def test_anchors_repeat_what_they_name() -> None:
     assert read("a: &x {b: [1]}\nc: *x\nd: [*x, *x]\n") == {"a": {"b": [1]}, "c": {"b": [1]}, "d": [{"b": [1]}] * 2}
 
 
-def test_aliases_of_aliases_take_no_time() -> None:
-    """Ten levels of ten aliases each are ten thousand million entries, and one object each."""
-    lines = ["a0: &a0 [x]"] + [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 11)]
-    _, places, _ = parse("\n".join(lines), lambda line, column: "")
-    assert len(places) < 200
+@pytest.mark.parametrize(("levels", "refused"), [(3, False), (5, True), (10, True), (100, True)])
+def test_aliases_of_aliases_are_followed_until_they_explode(levels: int, refused: bool) -> None:
+    """Ten levels of ten aliases each are ten thousand million entries, once they are written down."""
+    lines = ["a0: &a0 [x]"] + [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, levels + 1)]
+    with pytest.raises(RecipeError, match="more than 100,000 entries") if refused else nullcontext():
+        _, places, _ = parse("\n".join(lines), lambda line, column: "")
+        assert len(places) < 200
 
 
 def test_merge_keys_are_keys() -> None:

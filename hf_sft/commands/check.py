@@ -15,11 +15,13 @@ from hf_sft.data.bad_rows import looked_at
 from hf_sft.data.quality import compare_splits, conflicting, label_findings
 from hf_sft.errors import Finding, HfSftError
 from hf_sft.job import Job
+from hf_sft.modeling.block_table import block_table
 from hf_sft.modeling.build import Opened, open_model
 from hf_sft.modeling.parameter_groups import describe
 from hf_sft.recipe import Recipe
 from hf_sft.rehearsal import Rehearsal, rehearse
 from hf_sft.run import as_recipe
+from hf_sft.tables import Table
 from hf_sft.tasks import TASKS
 from hf_sft.tasks.load import TaskData, load_data
 from hf_sft.training.arguments import fill_training
@@ -33,7 +35,8 @@ T = TypeVar("T")
 class CheckReport:
     """errors stop a run, warnings do not. data: split -> rows, labels and what was seen; model: words by topic.
 
-    rehearsal: what the run would take; None where it was not come to. not_looked_at: what an error or --fast left out.
+    blocks: what trains, block by block. rehearsal: what the run would take; None where it was not come to.
+    not_looked_at: what an error or --fast left out.
     """
 
     recipe: str
@@ -41,6 +44,7 @@ class CheckReport:
     warnings: tuple[Finding, ...] = ()
     data: Mapping[str, Any] = field(default_factory=dict)
     model: Mapping[str, str] = field(default_factory=dict)
+    blocks: Table | None = None
     rehearsal: Rehearsal | None = None
     notes: tuple[str, ...] = ()
     not_looked_at: tuple[str, ...] = ()
@@ -59,6 +63,7 @@ class CheckReport:
             "warnings": [asdict(finding) for finding in self.warnings],
             "data": dict(self.data),
             "model": dict(self.model),
+            "blocks": self.blocks and [dict(zip(self.blocks.heads, row, strict=True)) for row in self.blocks.rows],
             "rehearsal": self.rehearsal and self.rehearsal.as_dict(),
             "notes": list(self.notes),
             "not_looked_at": list(self.not_looked_at),
@@ -113,7 +118,7 @@ def check(
     name = str(recipe) if isinstance(recipe, (str, Path)) else "recipe"
     facts: dict[str, Any] = {}
     words: dict[str, str] = {}
-    rehearsal = None
+    rehearsal = blocks = None
     with overheard():
         read = book.attempt(
             lambda: Recipe.load(recipe, overrides) if isinstance(recipe, (str, Path)) else as_recipe(recipe)
@@ -121,7 +126,7 @@ def check(
         if read is None:
             book.left_out.append("data and model: the recipe comes first")
         else:
-            facts, words, rehearsal = _look(
+            facts, words, blocks, rehearsal = _look(
                 read, book, fast=fast, full=full, data=data, functions=metrics or {}, trust=trust_remote_code
             )
     return CheckReport(
@@ -130,6 +135,7 @@ def check(
         warnings=tuple(dict.fromkeys(book.warnings)),
         data=facts,
         model=words,
+        blocks=blocks,
         rehearsal=rehearsal,
         notes=tuple(dict.fromkeys(book.notes)),
         not_looked_at=tuple(book.left_out),
@@ -139,7 +145,7 @@ def check(
 
 def _look(
     recipe: Recipe, book: _Notebook, *, fast: bool, full: bool, data: Any, functions: Any, trust: bool
-) -> tuple[dict[str, Any], dict[str, str], Rehearsal | None]:
+) -> tuple[dict[str, Any], dict[str, str], Table | None, Rehearsal | None]:
     environment.silence_libraries()
     task = TASKS[recipe.task]
     book.notes += recipe.notices
@@ -163,17 +169,20 @@ def _look(
         book.warnings += _look_at_steps(recipe, found, opened, machine.processes)
     if book.errors:
         book.left_out.append("the model's weights and a rehearsal: the errors come first")
-        return facts, {}, None
+        return facts, {}, None, None
     if fast:
         book.left_out.append("the model's weights and a rehearsal (--fast)")
-        return facts, {}, None
+        return facts, {}, None, None
     assert machine is not None and found is not None and opened is not None and metrics is not None
     work = book.attempt(lambda: job.assemble(recipe, machine, found, metrics, opened, trust_remote_code=trust))
     if work is None:
         book.left_out.append("a rehearsal: the errors come first")
-        return facts, {}, None
+        return facts, {}, None, None
     words = _describe_model(work, recipe.training)
-    return facts, words, book.attempt(lambda: rehearse(work))
+    training = work.recipe.training
+    rate, decay = training["learning_rate"], training.get("weight_decay", 0.0)
+    blocks = block_table(work.built.model, work.rules, learning_rate=rate, weight_decay=decay)
+    return facts, words, blocks, book.attempt(lambda: rehearse(work))
 
 
 def _look_at_folder(recipe: Recipe, data: Any, book: _Notebook) -> None:

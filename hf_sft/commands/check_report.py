@@ -59,6 +59,8 @@ def _tables(report: CheckReport) -> list[Table]:
         found.append(labels)
     if report.model:
         found.append(Table(title="model", rows=[*report.model.items()], left=2))
+    if report.blocks:
+        found.append(report.blocks)
     if report.rehearsal:
         found.append(Table(title="what it takes, from a rehearsal", rows=_cost(report.rehearsal), left=2))
     return found

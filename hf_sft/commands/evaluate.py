@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import html
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +17,7 @@ from hf_sft.commands.evaluated_rows import rows_to_evaluate
 from hf_sft.console import say
 from hf_sft.data.labels import Labels
 from hf_sft.data.splits import Split
-from hf_sft.errors import DataError, EnvironmentProblem, Finding, nearest
+from hf_sft.errors import DataError, Finding, RecipeError, describe_value, nearest
 from hf_sft.metrics.classification import per_class
 from hf_sft.metrics.intervals import bootstrap_intervals
 from hf_sft.metrics.metric import Outcome
@@ -26,7 +25,8 @@ from hf_sft.metrics.resolve import resolve_metrics
 from hf_sft.record import RunRecord
 from hf_sft.saved_model import SavedModel, load_saved
 from hf_sft.summary import Result, cells, finite, number
-from hf_sft.tables import Table, as_html, as_text, printable
+from hf_sft.table_files.writing import check_output, written_whole
+from hf_sft.tables import Table, as_html, as_text, escaped, printable
 from hf_sft.tasks.load import make_inputs
 
 MOST_SLICES = 50  # values of a column that make a table; more are a column of another kind
@@ -62,16 +62,17 @@ class Evaluation:
         """Everything but the predictions, as plain data."""
         return {name: value for name, value in vars(self).items() if name != "predictions"}
 
-    def write_predictions(self, path: str | Path) -> None:
-        """A parquet file with row_id, reference, prediction, score_<label> and loss of each row."""
+    def write_predictions(self, path: str | Path, *, overwrite: bool = False) -> None:
+        """A parquet file with row_id, reference, prediction, score_<label> and loss of each row.
+
+        Raises EnvironmentProblem for another ending, a file that exists (unless overwrite), what cannot be written.
+        """
         import pyarrow
         import pyarrow.parquet
 
-        path = Path(path)
-        if not path.parent.is_dir():
-            found, fix = f"no folder {path.parent}", "name a file in a folder that exists"
-            raise EnvironmentProblem(Finding(place="output", expected="a file to write", found=found, fix=fix))
-        pyarrow.parquet.write_table(pyarrow.table(dict(self.predictions)), path)
+        check_predictions_file(path, overwrite=overwrite)
+        with written_whole(Path(path).expanduser()) as beside:
+            pyarrow.parquet.write_table(pyarrow.table(dict(self.predictions)), beside)
 
     def tables(self) -> list[Table]:
         """Metrics with intervals and baseline; per class; by the values of the column."""
@@ -107,7 +108,12 @@ class Evaluation:
         return "\n\n".join([printable(self._title()), *(as_text(table, width) for table in self.tables())])
 
     def _repr_html_(self) -> str:
-        return f"<p>{html.escape(self._title())}</p>" + "".join(as_html(table) for table in self.tables())
+        return f"<p>{escaped(self._title())}</p>" + "".join(as_html(table) for table in self.tables())
+
+
+def check_predictions_file(path: str | Path, *, overwrite: bool) -> None:
+    """Raises EnvironmentProblem where `write_predictions` would refuse; asked before a model is loaded."""
+    check_output(path, overwrite=overwrite, endings=(".parquet",))
 
 
 def evaluate(
@@ -120,6 +126,7 @@ def evaluate(
     metrics: Sequence[str] | Mapping[str, Callable[..., Any]] = (),
     label_map: Mapping[Any, Any] | None = None,
     options: Mapping[str, Any] | None = None,
+    on_bad_row: Literal["error", "skip"] = "error",
     batch_size: int = 64,
     trust_remote_code: bool = False,
 ) -> Evaluation:
@@ -130,13 +137,18 @@ def evaluate(
     by: a column whose values are evaluated apart. columns: role -> column, where the model's recipe does not say.
     metrics: names, or functions by name; absent: the run's, else those of the problem.
     label_map: {label of the data: label of the model}; options: for the reader, {"sep": ";"}.
-    The labels are matched by name. Results are added to `evaluations` in the record of the run.
+    on_bad_row: "skip" leaves out rows that cannot be used.
+    The labels are matched by name. Results are added to `evaluations` in the record of the run, in the place of earlier
+    ones of the same data, split, column and metrics.
 
     Raises HfSftError for what cannot be read, labels that the model does not know, rows without labels.
     """
+    _check_arguments(by, on_bad_row, batch_size)
     started = time.perf_counter()
     saved = model if isinstance(model, SavedModel) else load_saved(model, trust_remote_code=trust_remote_code)
-    part, recipe, origin, notes = rows_to_evaluate(saved, data, split, columns or {}, label_map, options or {})
+    part, recipe, origin, notes = rows_to_evaluate(
+        saved, data, split, columns or {}, label_map, options or {}, on_bad_row=on_bad_row
+    )
     for line in notes:
         say(line)
     functions = metrics if isinstance(metrics, Mapping) else {}
@@ -184,8 +196,31 @@ def evaluate(
     )
     if saved.run is not None and saved.run.record.is_file():
         record = RunRecord.load(saved.run.path)
-        replace(record, evaluations=[*record.evaluations, evaluation.as_dict()]).save()
+        entry = evaluation.as_dict()
+        others = [earlier for earlier in record.evaluations if _what(earlier) != _what(entry)]
+        replace(record, evaluations=[*others, entry]).save()
     return evaluation
+
+
+def _what(entry: Mapping[str, Any]) -> list[Any]:
+    """What was asked in an evaluation of the record."""
+    return [entry.get("data"), entry.get("split"), entry.get("by"), sorted(entry.get("metrics") or ())]
+
+
+def _check_arguments(by: Any, on_bad_row: Any, batch_size: Any) -> None:
+    """Raises RecipeError for what the command line would not take either."""
+    whole = isinstance(batch_size, int) and not isinstance(batch_size, bool)
+    wrong = [
+        Finding(place=place, expected=expected, found=describe_value(value))
+        for place, expected, value, fits in (
+            ("batch_size", "a whole number, at least 1", batch_size, whole and batch_size >= 1),
+            ("by", "the name of a column", by, by is None or (isinstance(by, str) and by)),
+            ("on_bad_row", "error or skip", on_bad_row, on_bad_row in ("error", "skip")),
+        )
+        if not fits
+    ]
+    if wrong:
+        raise RecipeError(wrong)
 
 
 def _with_interval(part: dict[str, Any], name: str) -> str:
@@ -202,12 +237,19 @@ def _per_class(outcome: Outcome, labels: Labels) -> dict[str, dict[str, float]]:
     return per_class(outcome, labels.names) if labels.problem != "regression" else {}
 
 
+def _shown(value: Any) -> str:
+    """A value of the column `by`: single precision reads 0.3 as 0.30000001192092896."""
+    if value is None:
+        return "(null)"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
 def _groups(split: Split, by: str) -> dict[str, NDArray]:
     """Value of the column -> positions of its rows, the largest group first."""
     if by not in split.rows.column_names:
         fix = nearest(by, split.rows.column_names)
         raise DataError(Finding(place="by", expected="a column of the data", found=by, fix=fix))
-    names = np.asarray([str(value) for value in split.rows.select_columns([by])[:][by]], dtype=object)
+    names = np.asarray([_shown(value) for value in split.rows.select_columns([by])[:][by]], dtype=object)
     values, counts = np.unique(names.astype(str), return_counts=True)
     if len(values) > MOST_SLICES:
         expected, fix = f"at most {MOST_SLICES} values", "name a column that groups rows"

@@ -10,34 +10,56 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hf_sft.data.bad_rows import refuse
 from hf_sft.data.columns import check_columns, columns_of, label_column
 from hf_sft.data.label_checks import check_values
-from hf_sft.data.labels import Labels, targets_as_names
+from hf_sft.data.labels import Labels, check_map, targets_as_names
 from hf_sft.data.load import load_source
 from hf_sft.data.splits import Split, select_splits
-from hf_sft.errors import DataError, Finding, nearest
+from hf_sft.errors import DataError, Finding, RecipeError, nearest
 from hf_sft.recipe import DataSet, Recipe
+from hf_sft.record import RunRecord
 from hf_sft.saved_model import SavedModel, name_columns
-from hf_sft.tasks.load import LabelledSplit, drop_unlabelled_rows, load_data, ready_splits
+from hf_sft.tasks.load import LabelledSplit, drop_unlabelled_rows, fingerprint, load_data, ready_splits
 
 
 def rows_to_evaluate(
-    saved: SavedModel, data: Any, split: str | None, columns: Mapping[str, Any], label_map: Any, options: Any
+    saved: SavedModel,
+    data: Any,
+    split: str | None,
+    columns: Mapping[str, Any],
+    label_map: Any,
+    options: Any,
+    on_bad_row: str = "error",
 ) -> tuple[LabelledSplit, Recipe, str, list[str]]:
     """The labelled rows, the recipe that reads them, where they come from, and what was decided, in words."""
+    unknown = [role for role in columns if role not in saved.task.columns]
+    if unknown:
+        fix = nearest(unknown[0], saved.task.columns)
+        raise RecipeError(Finding(place="columns", expected="a role of the task", found=unknown[0], fix=fix))
+    changes: dict[str, Any] = {"on_bad_row": on_bad_row} if on_bad_row != "error" else {}
+    if label_map is not None:
+        changes["label_map"] = dict(label_map)
     if data is None:
         if saved.run is None and not (Path(saved.source) / "recipe.yaml").is_file():
             fix = "name data: --data DATA (from Python: data=...)"
             raise DataError(Finding(place="data", expected="labelled rows", found="none: this is no run", fix=fix))
-        if split in (None, "train", "validation", "test") and not columns and label_map is None:
-            return _own_rows(saved, split)
-        settings = saved.recipe.dataset
-    else:
-        path = str(data) if isinstance(data, (str, Path)) else "memory"
-        settings = DataSet(path=path, options=dict(options))
-        settings = settings.model_copy(update={"columns": saved.recipe.dataset.columns})
-    return _other_rows(saved, data, settings, split, columns, label_map)
+        if options:
+            fix = "name the data too, or leave it out: the run's own options hold"
+            raise RecipeError(Finding(place="options", expected="data to read", found="options alone", fix=fix))
+        own = saved.recipe.dataset
+        changes |= {"columns": {**own.columns, **columns}}
+        changed = replace(saved, recipe=_with_dataset(saved.recipe, own.model_copy(update=changes)))
+        if split in (None, "train", "validation", "test"):
+            return _own_rows(changed, split)
+        return _other_rows(changed, None, changed.recipe.dataset, split, {})
+    path = str(data) if isinstance(data, (str, Path)) else "memory"
+    settings = DataSet(path=path, options=dict(options))
+    settings = settings.model_copy(update={"columns": saved.recipe.dataset.columns, **changes})
+    return _other_rows(saved, data, settings, split, columns)
+
+
+def _with_dataset(recipe: Recipe, dataset: DataSet) -> Recipe:
+    return recipe.model_copy(update={"dataset": dataset})
 
 
 def _own_rows(saved: SavedModel, role: str | None) -> tuple[LabelledSplit, Recipe, str, list[str]]:
@@ -49,13 +71,29 @@ def _own_rows(saved: SavedModel, role: str | None) -> tuple[LabelledSplit, Recip
         fix = "--split " + " or ".join(labelled)
         expected = f"a labelled split {role} in {found.origin}"
         raise DataError(Finding(place="split", expected=expected, found="splits " + ", ".join(labelled), fix=fix))
-    return found.splits[role], saved.recipe, found.origin, []
+    part = found.splits[role]
+    if part.entries is not None and saved.labels.problem != "regression":
+        _refuse_unknown(part.entries, saved.labels)
+    return part, saved.recipe, found.origin, _warnings(saved, part, role)
+
+
+def _warnings(saved: SavedModel, part: LabelledSplit, role: str) -> list[str]:
+    """What makes these results too good, or other ones than the run's."""
+    notes = ["warning: the model was trained on these rows"] if role == "train" else []
+    if saved.run is not None and saved.run.record.is_file():
+        before = RunRecord.load(saved.run.path).data.get(role, {}).get("fingerprint")
+        if before is not None and before != fingerprint(part, saved.recipe, saved.task):
+            notes.append(
+                f"warning: these are not the rows of the run's {role}: its data, or how they are read, have changed; "
+                "rows cut from train may have been trained on"
+            )
+    return notes
 
 
 def _other_rows(
-    saved: SavedModel, data: Any, settings: DataSet, split: str | None, columns: Mapping[str, Any], label_map: Any
+    saved: SavedModel, data: Any, settings: DataSet, split: str | None, columns: Mapping[str, Any]
 ) -> tuple[LabelledSplit, Recipe, str, list[str]]:
-    recipe = saved.recipe.model_copy(update={"dataset": settings})
+    recipe = _with_dataset(saved.recipe, settings)
     if data is not None:
         recipe._folder = Path.cwd()
     in_memory = None if data is None or isinstance(data, (str, Path)) else _named(data)
@@ -67,16 +105,12 @@ def _other_rows(
     alone = settings.model_copy(update={"splits": {"train": chosen, "validation": None, "test": None}})
     rows = select_splits(source, alone)["train"]
     what = f"{origin} ({chosen})"
-    described = replace(saved, recipe=recipe)
-    recipe = name_columns(described, rows.rows.column_names, columns, what)
-    if label_map is not None:
-        recipe = recipe.model_copy(update={"dataset": recipe.dataset.model_copy(update={"label_map": dict(label_map)})})
+    recipe = name_columns(replace(saved, recipe=recipe), rows.rows.column_names, columns, what)
     check_columns(rows.rows.column_names, {"label": True}, recipe, what)
     labelled, notes = _with_names(saved, rows, recipe)
     ready, bad = ready_splits({"train": labelled}, recipe, saved.task)
-    if bad:
-        raise refuse(bad)
-    return ready["train"], recipe, origin, notes
+    skipped = [f"{len(bad):,} rows skipped that cannot be read"] if bad else []
+    return ready["train"], recipe, origin, [*notes, *skipped]
 
 
 def _named(data: Any) -> dict[str, Any]:
@@ -101,12 +135,14 @@ def _with_names(saved: SavedModel, split: Split, recipe: Recipe) -> tuple[Labell
         found = f"no label in column {name!r} of {split.source}"
         raise DataError(Finding(place="dataset.columns.label", expected="labels", found=found, fix="hf-sft predict"))
     splits, columns = {"train": split}, {"train": column}
-    drop_unlabelled_rows(splits, columns, recipe)
+    skipped = drop_unlabelled_rows(splits, columns, recipe)
     split, column = splits["train"], columns["train"]
     check_values(split.source, column.values, labels.problem)
-    notes: list[str] = []
+    check_map(settings, columns)
+    notes = [f"{len(skipped):,} rows skipped that have no label"] if skipped else []
     if column.class_names is None and labels.problem != "regression" and not settings.label_map:
-        settings, notes = _bare_ids(saved, column.values, settings)
+        settings, words = _bare_ids(saved, column.values, settings)
+        notes += words
     entries = np.empty(len(column.values), dtype=object)
     entries[:] = targets_as_names(column, labels.problem, settings)
     kept = np.flatnonzero([entry is not None for entry in entries])

@@ -58,8 +58,8 @@ def write_recipe(
     english = looks_english([text for part in _texts(found) for text in part])
     model = choose_model(found.guess.task, english=english, gpu=gpu)
     doubts = list(found.doubts)
-    if found.guess.empty:
-        doubts.append(f"empty cells: {_empty(found.guess)}; a run refuses such rows (dataset.on_bad_row: skip)")
+    if found.guess.empty or found.guess.lost:
+        doubts.append(f"bad rows: {_bad(found.guess)}; a run refuses such rows (dataset.on_bad_row: skip)")
     if not english and model.learning_rate is not None:
         better = "with the Hub, google-bert/bert-base-multilingual-cased (model.name)"
         doubts.append(f"model: the texts are not all English, the embedded model's language; {better}")
@@ -120,8 +120,10 @@ def _names(columns: str | list[str]) -> list[str]:
     return [columns] if isinstance(columns, str) else columns
 
 
-def _empty(guess: Guess) -> str:
-    return " or ".join(f"{name} is empty ({number:,})" for name, number in guess.empty.items())
+def _bad(guess: Guess) -> str:
+    empty = [f"{name} is empty ({number:,})" for name, number in guess.empty.items()]
+    lost = [f"{name} names no file ({number:,} of those looked at)" for name, number in guess.lost.items()]
+    return " or ".join(empty + lost)
 
 
 class _Lines(list[str]):
@@ -173,8 +175,8 @@ def _put_dataset(lines: _Lines, found: FirstLook, sizes: str) -> None:
     for role, column in guess.columns.items():
         lines.put(f"    {role}: {inline(column)}", guess.why[role])
     lines.put(f"  # problem: {labels.problem}", found.why_problem.partition(": ")[2])
-    if guess.empty:
-        lines.put("  # on_bad_row: skip", f"leaves out and lists the rows where {_empty(guess)}; a run refuses them")
+    if guess.empty or guess.lost:
+        lines.put("  # on_bad_row: skip", f"leaves out and lists the rows where {_bad(guess)}; a run refuses them")
     if "splits" in dataset:
         lines.put(f"  splits: {inline(dataset['splits'])}", "their names do not say it all")
     for note in found.notes:
@@ -208,7 +210,9 @@ def _put_labels(lines: _Lines, found: FirstLook) -> None:
     if numbers and len(names) > AMOUNTS and found.labels.problem == "single_label":
         lines.put("  # problem: regression", f"takes the {len(names):,} numbers for amounts, not for classes")
     if numbers and len(names) <= NAMED_ONE_BY_ONE:
-        if list(names) == [str(number) for number in range(len(names))]:
+        if found.has_class_names:  # which dataset.labels may not rename
+            hint = f"  # label_map: {inline({name: f'name of {name}' for name in names})}"
+        elif list(names) == [str(number) for number in range(len(names))]:
             hint = f"  # labels: {inline([f'name of {name}' for name in names])}"
         else:
             hint = f"  # label_map: {inline({int(name): f'name of {name}' for name in names})}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import textwrap
@@ -13,7 +12,7 @@ from pathlib import Path
 from hf_sft import summary, tables
 from hf_sft.commands.run_tables import columns_of_runs, evaluated_splits, rows_of_runs, same_rows, tables_of_one
 from hf_sft.errors import DataError, Finding
-from hf_sft.record import RunDirectory, RunRecord
+from hf_sft.record import RunDirectory, RunRecord, as_json
 from hf_sft.tables import Table
 
 HEADS_WIDTH, RUN_WIDTH = 26, 18  # characters that names of settings need, and an interval
@@ -59,7 +58,7 @@ class Comparison:
     def as_json(self) -> str:
         """The record of one run, or a list of those of several, each with its folder."""
         found = [asdict(record) for record in self.records]
-        return json.dumps(found[0] if len(found) == 1 else found, indent=1, ensure_ascii=False)
+        return as_json(found[0] if len(found) == 1 else found)
 
     def __str__(self) -> str:
         width = _width()

@@ -163,7 +163,7 @@ def decide_labels(columns: Mapping[str, LabelColumn], settings: DataSet) -> tupl
         check_values(split, column.values, problem)
     if problem == "regression":
         return Labels(problem=problem, names=(str(settings.columns.get("label", "label")),)), [why]
-    _check_map(settings, columns)
+    check_map(settings, columns)
     counts: dict[str, Counter[str]] = {}
     for split, column in columns.items():
         entries = targets_as_names(column, problem, settings)
@@ -213,7 +213,7 @@ def _are_integers(names: set[str]) -> bool:
     return all(name.removeprefix("-").isdecimal() for name in names)
 
 
-def _check_map(settings: DataSet, columns: Mapping[str, LabelColumn]) -> None:
+def check_map(settings: DataSet, columns: Mapping[str, LabelColumn]) -> None:
     """A key of label_map that stands nowhere in the data is a mistake, not a wish."""
     if not settings.label_map:
         return

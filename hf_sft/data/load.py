@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
+import zlib
 from collections.abc import Mapping
+from functools import partial
+from lzma import LZMAError
 from pathlib import Path
+from tarfile import TarError
 from typing import Any, TypeAlias
+from zipfile import BadZipFile
 
 import datasets
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict, load_dataset, load_from_disk
@@ -22,11 +29,17 @@ from hf_sft.data.bundled import PREFIX, load_bundled
 from hf_sft.errors import DataError, EnvironmentProblem, Finding
 from hf_sft.hub_access import require_hub, what_to_do
 from hf_sft.recipe import DataSet, Recipe
+from hf_sft.secrets import mask, reveal
 
 Source: TypeAlias = DatasetDict | IterableDatasetDict
+# A label or a text may be NA, None or null; only an empty cell is empty.
+CSV_CELLS = {"keep_default_na": False, "na_values": [""]}
 READERS = ("csv", "json", "parquet", "imagefolder", "text", "arrow")
 # What the readers of `datasets` raise for files and options they cannot use.
-_READING = (ValueError, TypeError, KeyError, AttributeError, OSError, ImportError, RuntimeError)
+_READING = (ValueError, TypeError, LookupError, AttributeError, OSError, ImportError, RuntimeError, ArithmeticError)
+# What unpacking raises for files that only begin like an archive.
+_UNPACKING = (EOFError, BadZipFile, TarError, LZMAError, zlib.error)
+HEAD = 1 << 16  # bytes that show the first row of a file
 EXTENSIONS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet", ".arrow": "arrow"}
 
 
@@ -42,21 +55,22 @@ def load_source(recipe: Recipe, data: Mapping[str, Any] | None = None) -> tuple[
     if settings.path.startswith(PREFIX):
         return load_bundled(settings.path), settings.path
     path = recipe.locate(settings.path)
+    unreadable = partial(_unreadable, path, used=(settings.data_files, settings.options))
     _refuse_unwritable_cache()
     try:
         loaded = _read(recipe, path)
     except (ConnectionError, DatasetNotFoundError) as error:
         otherwise = "check the id and the connection, or name a local file or folder, or bundled:reviews"
-        raise _unreadable(path, _reason(error), what_to_do(error, otherwise)) from error
+        raise unreadable(_reason(error), what_to_do(error, otherwise)) from error
     except FileNotFoundError as error:
         reason = _reason(error).partition(" with any supported extension")[0]
-        raise _unreadable(path, reason, "check the path; relative paths start from the recipe's folder") from error
+        raise unreadable(reason, "check the path; relative paths start from the recipe's folder") from error
     except DatasetGenerationError as error:
-        raise _unreadable(path, _first_cause(error), "mend the file, or set dataset.options for its reader") from error
+        raise unreadable(_first_cause(error), "mend the file, or set dataset.options for its reader") from error
     except StopIteration as error:  # the json reader asks an empty file for its first row
-        raise _unreadable(path, "a file without rows", "check dataset.path and data_files") from error
-    except (*_READING, DatasetsError, YAMLError) as error:
-        raise _unreadable(path, _reason(error), "check dataset.path, data_files and options") from error
+        raise unreadable("a file without rows", "check dataset.path and data_files") from error
+    except (*_READING, *_UNPACKING, DatasetsError, YAMLError) as error:
+        raise unreadable(_reason(error), "check dataset.path, data_files and options") from error
     if isinstance(loaded, (Dataset, IterableDataset)):
         kind = DatasetDict if isinstance(loaded, Dataset) else IterableDatasetDict
         loaded = kind({"train": loaded})
@@ -76,13 +90,15 @@ def _refuse_unwritable_cache() -> None:
 
 def _read(recipe: Recipe, path: str) -> Any:
     settings = recipe.dataset
-    options = {**settings.options, "streaming": settings.streaming}
-    files = recipe.located_data_files()
+    options = {**reveal(settings.options, "dataset.options"), "streaming": settings.streaming}
+    files = reveal(recipe.located_data_files(), "dataset.data_files")
+    _refuse_null_rows([Path(path), *map(Path, _flat(files))], str(settings.options.get("field", "")))
     if path in READERS:
         if files is None and "data_dir" not in options:  # `datasets` would read the whole working directory
             fix = "set dataset.data_files: {train: ..., test: ...}, or options: {data_dir: ...}"
             place, expected = "dataset.data_files", f"the files that {path} reads"
             raise DataError(Finding(place=place, expected=expected, found="none", fix=fix))
+        options = {**CSV_CELLS, **options} if path == "csv" else options
         return load_dataset(path, settings.name, data_files=files, **_folders_located(recipe, options))
     local = Path(path)
     if not local.is_absolute() and (local.suffix in EXTENSIONS or local.exists()):  # in the working directory
@@ -92,16 +108,43 @@ def _read(recipe: Recipe, path: str) -> Any:
         reader, suffix = _reader_of(local)
         if suffix == ".tsv":
             options = {"sep": "\t", **options}
+        options = {**CSV_CELLS, **options} if reader == "csv" else options
         return load_dataset(reader, data_files=str(local), **options)
     if local.is_dir():
         if any((local / name).exists() for name in ("dataset_dict.json", "dataset_info.json", "state.json")):
             _refuse(settings, ("data_files", "name", "options"), "a folder saved by datasets")
             return load_from_disk(str(local))
+        options = {**CSV_CELLS, **options} if _holds_csv_alone(local) else options
         return load_dataset(str(local), settings.name, data_files=files, **options)
     if local.is_absolute():
         raise FileNotFoundError(f"no file or folder {local}")
     require_hub("dataset.path", path, "dataset")
     return load_dataset(path, settings.name, data_files=settings.data_files, **options)
+
+
+def _flat(files: Any) -> list[str]:
+    parts = list(files.values()) if isinstance(files, dict) else [files]
+    return [name for part in parts for name in (part if isinstance(part, list) else [part]) if isinstance(name, str)]
+
+
+def _refuse_null_rows(paths: list[Path], field: str) -> None:
+    """A json file whose first row is null: pyarrow 26 ends the whole process there, without an exception."""
+    first = rb"(\xef\xbb\xbf)?\s*(\[\s*)?null\b"
+    first += rb"|.*?" + re.escape(json.dumps(field).encode()) + rb"\s*:\s*\[\s*null\b" if field else b""
+    for path in paths:
+        inside = sorted(path.rglob("*.json*"))[:100] if path.is_absolute() and path.is_dir() else [path]
+        for file in inside:
+            if file.suffix in (".json", ".jsonl") and file.is_file():
+                with file.open("rb") as stream:
+                    if re.match(first, stream.read(HEAD), re.DOTALL):
+                        raise _unreadable(str(file), "null instead of the first row", "mend the file")
+
+
+def _holds_csv_alone(folder: Path) -> bool:
+    """Whether the reader of csv will be chosen: nothing else lies there, a README with a configuration neither."""
+    files = [file for file in folder.rglob("*") if file.is_file() and not file.name.startswith(".")]
+    kinds = {next((EXTENSIONS[suffix] for suffix in file.suffixes if suffix in EXTENSIONS), None) for file in files}
+    return kinds == {"csv"}
 
 
 def _refuse(settings: DataSet, keys: tuple[str, ...], what: str) -> None:
@@ -168,5 +211,7 @@ def _first_cause(error: BaseException) -> str:
     return _reason(error)
 
 
-def _unreadable(path: str, found: str, fix: str) -> DataError:
-    return DataError(Finding(place="dataset.path", expected=f"data that can be read at {path}", found=found, fix=fix))
+def _unreadable(path: str, found: str, fix: str, used: Any = None) -> DataError:
+    """used: what may name the variables whose values an error of the libraries quotes."""
+    expected = f"data that can be read at {path}"
+    return DataError(Finding(place="dataset.path", expected=expected, found=mask(found, used), fix=fix))

@@ -78,14 +78,18 @@ def picture_faults(rows: Dataset, column: str, role: str, positions: NDArray) ->
 
 def _missing_files(rows: Dataset, column: str) -> list[tuple[int, str]]:
     """Position and path of every row whose image is a file that does not exist."""
-    encoded = rows.select_columns([column]).cast_column(column, Image(decode=False)).with_format("arrow")[:][column]
-    values = encoded.combine_chunks()
-    inside, paths = values.field("bytes").is_valid().to_pylist(), values.field("path").to_pylist()
-    return [
-        (position, path)
-        for position, (embedded, path) in enumerate(zip(inside, paths, strict=True))
-        if not embedded and path and "://" not in path and not Path(path).is_file()
-    ]
+    encoded = rows.select_columns([column]).cast_column(column, Image(decode=False)).with_format("arrow")
+    found, start = [], 0
+    for table in encoded.iter(CHUNK * 16):
+        for values in table[column].chunks:
+            inside, paths = values.field("bytes").is_valid().to_pylist(), values.field("path").to_pylist()
+            found += [
+                (start + row, path)
+                for row, (embedded, path) in enumerate(zip(inside, paths, strict=True))
+                if not embedded and path and "://" not in path and not Path(path).is_file()
+            ]
+            start += len(values)
+    return found
 
 
 def _read(path: str) -> bytes:

@@ -10,6 +10,7 @@ import torch
 from datasets import Dataset
 from numpy.typing import NDArray
 
+from hf_sft.data.augment import Augment
 from hf_sft.errors import DataError, Finding
 
 Transform = Callable[[Mapping[str, Any]], dict[str, Any]]
@@ -18,14 +19,24 @@ Transform = Callable[[Mapping[str, Any]], dict[str, Any]]
 class Rows(torch.utils.data.Dataset):
     """A split as model inputs: a list of features per row, with "labels" where targets are known and a "weight".
 
-    An index of at least `len(self)` means the row `index - len(self)` once more with weight 0: it fills the last
-    batch where several processes must step together, and counts for nothing.
+    An index tells the row, the epoch and whether the row counts: `row + len(self) * (2 * epoch + filler)`. A filler has
+    weight 0: it fills the last batch where several processes must step together. augment draws by epoch and row id.
     """
 
-    def __init__(self, rows: Dataset, transform: Transform | None, targets: NDArray | None):
+    def __init__(
+        self,
+        rows: Dataset,
+        transform: Transform | None,
+        targets: NDArray | None,
+        *,
+        augment: Augment | None = None,
+        row_ids: NDArray | None = None,
+    ):
         self.rows = rows
         self.transform = transform
         self.targets = targets
+        self.augment = augment
+        self.row_ids = row_ids
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -36,21 +47,25 @@ class Rows(torch.utils.data.Dataset):
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         size = len(self)
         positions = [int(index) % size for index in indices]
-        batch = self._read(positions)
+        batch = self._read(positions, [int(index) // size // 2 for index in indices])
         features: list[dict[str, Any]] = [{} for _ in positions]
         for name, values in batch.items():
             for feature, value in zip(features, values, strict=True):
                 feature[name] = value
         for feature, position, index in zip(features, positions, indices, strict=True):
-            feature["weight"] = 1.0 if index < size else 0.0
+            feature["weight"] = 0.0 if index // size % 2 else 1.0
             if self.targets is not None:
                 feature["labels"] = self.targets[position]
         return features
 
-    def _read(self, positions: list[int]) -> Mapping[str, Any]:
+    def _read(self, positions: list[int], epochs: list[int]) -> Mapping[str, Any]:
+        ids = positions if self.row_ids is None else self.row_ids[positions].tolist()
+        draws = list(zip(epochs, ids, strict=True))
         try:
             batch: Mapping[str, Any] = self.rows[positions]
-            return batch if self.transform is None else self.transform(batch)
+            batch = batch if self.augment is None else self.augment.raw(batch, draws)
+            batch = batch if self.transform is None else self.transform(batch)
+            return batch if self.augment is None else self.augment.inputs(batch, draws)
         except (OSError, SyntaxError) as error:  # an image that was not looked at before training, or has gone since
             found = f"{' '.join(str(error).split())[:200]} (one of rows {', '.join(map(str, positions[:40]))})"
             fix = "mend or remove that row, or set dataset.on_bad_row: skip, which looks at every row first"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -157,9 +158,25 @@ def cut_validation(
             random_state=seed,
             stratify=names if stratified else None,
         )
+        _keep_classes(rest, validation, names)
         how = "stratified by label" if stratified else "at random"
     words = f"validation: {len(validation):,} rows cut from train ({100 * fraction:.3g}%, {how}, seed {seed})"
     return np.sort(rest), np.sort(validation), words
+
+
+def _keep_classes(rest: NDArray, validation: NDArray, names: NDArray) -> None:
+    """Exchange rows, in place, until every class that validates is trained on, as far as there are rows to give."""
+    kept = Counter(names[rest].tolist())
+    candidates = iter(range(len(rest)))
+    for place, name in enumerate(names[validation].tolist()):
+        if kept[name]:
+            continue
+        spare = next((number for number in candidates if kept[names[rest[number]]] > 1), None)
+        if spare is None:
+            return
+        kept.subtract([names[rest[spare]]])
+        kept.update([name])
+        rest[spare], validation[place] = validation[place], rest[spare]
 
 
 def _check_group_column(rows: Dataset, column: str) -> None:

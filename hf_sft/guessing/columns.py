@@ -49,7 +49,8 @@ MANY_WORDS = 4  # what a text has at the least, where its name does not say that
 @dataclass(frozen=True, kw_only=True)
 class Guess:
     """columns: role -> column or columns; why: role (and "task") -> reason; doubts: what else it could be, and where
-    that is changed; empty: column of a role -> rows without a value; group: a column that names what rows belong to.
+    that is changed; empty: column of a role -> rows without a value; lost: column of paths -> those without a file, of
+    the rows looked at; group: a column that names what rows belong to.
     """
 
     task: TaskName
@@ -57,6 +58,7 @@ class Guess:
     why: Mapping[str, str]
     doubts: tuple[str, ...] = ()
     empty: Mapping[str, int] = field(default_factory=dict)
+    lost: Mapping[str, int] = field(default_factory=dict)
     group: str | None = None
 
 
@@ -97,6 +99,7 @@ def guess_columns(rows: Dataset, folder: Path, *, data: str, task: TaskName | No
         | {**found.why, "label": why},
         doubts=tuple(doubts),
         empty={name: columns[name].nulls for name in (*sorted(used), label.name) if columns[name].nulls},
+        lost={name: columns[name].lost for name in sorted(used) if columns[name].lost},
         group=_find_group(columns, {*used, label.name}),
     )
 

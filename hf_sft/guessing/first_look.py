@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, DatasetDict
+from datasets import ClassLabel, Dataset, DatasetDict, List
 
 from hf_sft.data.columns import label_column
 from hf_sft.data.labels import LabelColumn, Labels, decide_labels, decide_problem, targets_as_names
@@ -45,6 +45,12 @@ class FirstLook:
     @property
     def train(self) -> Dataset:
         return self.source[self.splits["train"]]
+
+    @property
+    def has_class_names(self) -> bool:
+        """Whether the data themselves name the integers of the label column."""
+        feature = self.train.features[str(self.guess.columns["label"])]
+        return isinstance(feature.feature if isinstance(feature, List) else feature, ClassLabel)
 
 
 def look(data: str, folder: Path, *, task: TaskName | None = None, name: str | None = None) -> FirstLook:
@@ -132,7 +138,9 @@ def _about(data: str, error: DataError) -> DataError:
         if finding.found.startswith("Config name is missing"):
             names = str(error.__cause__).partition("available configs:")[2].strip().splitlines()[:1]
             finding = replace(finding, expected="one configuration", fix=f"pass --name and one of {''.join(names)}")
-        findings.append(replace(finding, place=data) if finding.place == "dataset.path" else finding)
+        fix = finding.fix.replace("start from the recipe's folder", "start from the working directory")
+        place = data if finding.place == "dataset.path" else finding.place
+        findings.append(replace(finding, place=place, fix=fix))
     return DataError(findings)
 
 

@@ -23,6 +23,7 @@ ASIDES = {
     "verified", "agent", "company", "lat", "lon", "coord", "url", "link", "hash", "path", "file", "filename",
 }  # fmt: skip
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+MOST_LOST = 0.5  # of the paths of images; where more are not there, they start from another folder
 LOOKED_AT = 2000  # rows whose texts are read
 KINDS = {
     "image": "images",
@@ -44,6 +45,7 @@ class Column:
 
     kind: of KINDS; a class is an integer with a name.
     distinct: different values, of lists those inside; words: those of a median text.
+    lost: paths of images that are not there, of those looked at.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Column:
     distinct: int = 0
     nulls: int = 0
     words: float = 0.0
+    lost: int = 0
 
     @property
     def tokens(self) -> list[str]:
@@ -107,10 +110,12 @@ def _look_at(rows: Dataset, name: str, feature: Any, folder: Path) -> Column:
     if pyarrow.types.is_floating(values.type):
         values = pc.if_else(pc.is_nan(values), None, values)
     kind = "class" if isinstance(feature, ClassLabel) else _kind(values)
-    words = 0.0
+    words, lost = 0.0, 0
     if kind == "text":
         texts = [text for text in sample(rows.select_columns([name]))[:][name] if text is not None]
-        kind = _kind_of_paths(texts[:50], folder) or "text"
+        if _are_paths(texts):
+            lost = sum(not (folder / text).is_file() for text in texts)
+            kind = "path" if lost <= MOST_LOST * len(texts) else "lost path"
         words = float(np.median([_count_words(text) for text in texts] or [0]))
     return Column(
         name=name,
@@ -119,6 +124,7 @@ def _look_at(rows: Dataset, name: str, feature: Any, folder: Path) -> Column:
         distinct=0 if kind == "other" else _distinct(values),
         nulls=values.null_count,
         words=words,
+        lost=lost,
     )
 
 
@@ -151,10 +157,8 @@ def _distinct(values: Any) -> int:
     return len(values.drop_null().unique())
 
 
-def _kind_of_paths(texts: Sequence[str], folder: Path) -> str | None:
-    if not texts or not all(text.lower().endswith(PICTURES) and "\n" not in text for text in texts):
-        return None
-    return "path" if all((folder / text).is_file() for text in texts) else "lost path"
+def _are_paths(texts: Sequence[str]) -> bool:
+    return bool(texts) and all(text.lower().endswith(PICTURES) and "\n" not in text for text in texts)
 
 
 def _count_words(text: str) -> float:

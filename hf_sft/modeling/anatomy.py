@@ -1,13 +1,64 @@
-"""Where a model's parts are, found from structure: its backbone and its head."""
+"""Where a model's parts are, found from structure: its ordered blocks and its head."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
 from hf_sft.errors import Finding, ModelError
+from hf_sft.modeling.stacks import parts_in_order
+from hf_sft.modeling.timm_groups import timm_parts
+
+
+@dataclass(frozen=True)
+class Block:
+    """One step of a model's way from input to output: `embeddings`, `block.0` ..., `final` or `head`."""
+
+    name: str
+    parameters: tuple[str, ...]
+
+    @property
+    def is_layer(self) -> bool:
+        return self.name.startswith("block.")
+
+
+def find_blocks(model: nn.Module) -> list[Block]:
+    """The blocks of a model in forward order; every parameter belongs to exactly one, and none is empty.
+
+    `block.0` ... are the layers of a transformer, the residual blocks of a convolutional network; what stands between
+    two of them (a downsampling) belongs to the second. `final` is what follows the last: a norm, a pooler. A backbone
+    whose layers cannot be told apart is one block.
+    """
+    head = frozenset(head_parameters(model))
+    parts = (_is_timm(model) and timm_parts(model, head)) or parts_in_order(model, head)
+    if not any(part.is_layer for part in parts):
+        backbone = tuple(name for name, _ in model.named_parameters() if name not in head)
+        return _named({"block.0": backbone, "head": tuple(head_parameters(model))})
+    layers: list[tuple[str, ...]] = []
+    embeddings: tuple[str, ...] = ()
+    waiting: tuple[str, ...] = ()
+    for part in parts:
+        if not part.is_layer:
+            waiting += part.names
+        elif layers:
+            layers.append(waiting + part.names)
+            waiting = ()
+        else:
+            layers.append(part.names)
+            embeddings, waiting = waiting, ()
+    numbered = {f"block.{number}": names for number, names in enumerate(layers)}
+    return _named({"embeddings": embeddings, **numbered, "final": waiting, "head": tuple(head_parameters(model))})
+
+
+def _named(blocks: dict[str, tuple[str, ...]]) -> list[Block]:
+    return [Block(name, parameters) for name, parameters in blocks.items() if parameters]
+
+
+def _is_timm(model: Any) -> bool:
+    return getattr(model.config, "model_type", "") == "timm_wrapper"
 
 
 def head_modules(model: nn.Module) -> dict[str, nn.Module]:
@@ -16,7 +67,7 @@ def head_modules(model: nn.Module) -> dict[str, nn.Module]:
     timm names its classifiers (`get_classifier`; distilled models have two), transformers the backbone
     (`base_model_prefix`). Where no module has that name (CLIP, SigLIP) the largest one is the backbone's last part.
     """
-    if getattr(model.config, "model_type", "") == "timm_wrapper":
+    if _is_timm(model):
         timm_model: Any = model.get_submodule("timm_model")
         classifiers = timm_model.get_classifier() if hasattr(timm_model, "get_classifier") else ()  # bare encoders
         wanted = {id(part) for part in (classifiers if isinstance(classifiers, tuple) else (classifiers,))}

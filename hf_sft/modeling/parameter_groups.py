@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from hf_sft.modeling.anatomy import head_parameters
-from hf_sft.modeling.tuning import Rule
+from hf_sft.modeling.rules import Rule
 
 # Tables of positions, single learned tokens and scales: shrinking them towards zero has no meaning (BEiT, DeiT, Swin
 # and timm's `no_weight_decay` agree). Biases and norms of any shape (ConvNeXt V2's GRN, attention biases) are found by
@@ -79,10 +79,24 @@ def describe(model: nn.Module) -> tuple[int, int, str]:
     trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     trainable = sum(parameter.numel() for _, parameter in trained)
     tensors = sum(1 for _ in model.parameters())
-    where = sorted({name.rpartition(".")[0] for name, _ in trained})
+    where = list(_outermost(model, ""))
     which = "" if len(trained) == tensors else ": " + ", ".join(where[:4]) + (" ..." if len(where) > 4 else "")
     line = f"training {len(trained)} of {tensors} tensors ({trainable:,} of {_short(total)} parameters){which}"
     return total, trainable, line
+
+
+def _outermost(module: nn.Module, path: str) -> Iterator[str]:
+    """Names of modules that train as a whole, and of parameters that train in others."""
+    trained = [parameter.requires_grad for parameter in module.parameters()]
+    if trained and all(trained):
+        yield path
+    elif any(trained):
+        prefix = f"{path}." if path else ""
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter.requires_grad:
+                yield prefix + name
+        for name, child in module.named_children():
+            yield from _outermost(child, prefix + name)
 
 
 def _short(number: int) -> str:

@@ -2,76 +2,142 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any
 
 from hf_sft.errors import Finding, RecipeError, nearest
-from hf_sft.modeling.anatomy import head_parameters
+from hf_sft.modeling.anatomy import Block, find_blocks, head_parameters
+from hf_sft.modeling.rules import Rule, apply_rules
 from hf_sft.recipe import Tuning
 
-
-@dataclass(frozen=True)
-class Rule:
-    """Parameters whose name matches `pattern` (a regular expression over the whole name) learn at
-
-    `lr_scale` times the learning rate; 0 freezes them. weight_decay None: the recipe's, where decay applies at all.
-    """
-
-    pattern: str
-    lr_scale: float = 1.0
-    weight_decay: float | None = None
-
-    def matches(self, name: str) -> bool:
-        return re.fullmatch(self.pattern, name) is not None
-
-
-Strategy = Callable[[Any, frozenset[str], Tuning], list[Rule]]
+Strategy = Callable[[Any, frozenset[str], Tuning], list[Rule]]  # model, parameters that start untrained, settings
 
 
 def full(model: Any, new: frozenset[str], settings: Tuning) -> list[Rule]:
     """Everything trains."""
-    return [Rule(".*")]
+    return [*_head_rule(model, settings), Rule("*")]
 
 
 def head(model: Any, new: frozenset[str], settings: Tuning) -> list[Rule]:
     """Only the head trains, and whatever below it starts untrained (a pooler the checkpoint lacks)."""
-    wanted = new | set(head_parameters(model))
-    trained = [name for name, _ in model.named_parameters() if name in wanted]
-    return [*(Rule(re.escape(name)) for name in trained), Rule(".*", lr_scale=0.0)]
+    return [*_head_rule(model, settings), *_new_rule(new), Rule("*", lr_scale=0.0)]
 
 
-STRATEGIES: dict[str, Strategy] = {"full": full, "head": head}
+def top_layers(model: Any, new: frozenset[str], settings: Tuning) -> list[Rule]:
+    """The last layers train, and what follows them."""
+    blocks = find_blocks(model)
+    layers = _wanted_layers(blocks, settings)[1]
+    first = blocks.index(layers[0])
+    return _trained_blocks(model, blocks[first:], new, settings)
 
 
-def apply_rules(rules: Sequence[Rule], names: Sequence[str]) -> dict[str, Rule]:
-    """Parameter name -> its rule; the first match wins.
+def first_layers(model: Any, new: frozenset[str], settings: Tuning) -> list[Rule]:
+    """The embeddings and the first layers train, and the head."""
+    blocks = find_blocks(model)
+    layers = _wanted_layers(blocks, settings)[0]
+    last = blocks.index(layers[-1])
+    return _trained_blocks(model, blocks[: last + 1], new, settings)
 
-    Raises RecipeError for a rule that matches nothing, a parameter no rule covers, or when nothing would train.
+
+def layer_decay(model: Any, new: frozenset[str], settings: Tuning) -> list[Rule]:
+    """The learning rate falls from each layer to the one before it (ELECTRA: Clark et al. 2020; BEiT: Bao et al. 2022).
+
+    The head and what stands between it and the last layer learn at the whole rate, the last layer at the first power
+    of the decay, the embeddings at the power of one more than there are layers.
     """
-    chosen: dict[str, Rule] = {}
-    for name in names:
-        rule = next((rule for rule in rules if rule.matches(name)), None)
-        if rule is not None:
-            chosen[name] = rule
-    findings = [
-        Finding(
-            place="tuning.rules",
-            expected="a pattern that matches a parameter",
-            found=rule.pattern,
-            fix=nearest(rule.pattern, names) if len(names) < 1000 else "",
-        )
-        for rule in rules
-        if not any(rule.matches(name) for name in names)
-    ]
-    findings += [
-        Finding(place="tuning.rules", expected="a rule for every parameter", found=name, fix="add a last rule '.*'")
-        for name in names
-        if name not in chosen
-    ][:3]
-    if not findings and not any(rule.lr_scale for rule in chosen.values()):
-        findings.append(Finding(place="tuning", expected="something that trains", found="every parameter frozen"))
+    assert settings.layer_decay is not None
+    below = [block for block in reversed(find_blocks(model)) if block.name not in ("final", "head")]
+    slower = [_rule_of(block, settings.layer_decay**depth) for depth, block in enumerate(below, start=1)]
+    return [*_head_rule(model, settings), *_new_rule(new), *slower, Rule("*")]
+
+
+def rules(model: Any, new: frozenset[str], settings: Tuning) -> list[Rule]:
+    """As the recipe's rules say, whose patterns match names of parameters or of blocks."""
+    blocks = find_blocks(model)
+    block_of = {name: block.name for block in blocks for name in block.parameters}
+    of_head = frozenset(head_parameters(model))
+    left, found, findings = set(block_of), list[Rule](), list[Finding]()
+    for number, rule in enumerate(settings.rules):
+        matched = {
+            name
+            for name, block in block_of.items()
+            if fnmatchcase(name, rule.pattern) or fnmatchcase(block, rule.pattern)
+        }
+        if not matched & left:
+            expected = "a pattern that matches a parameter or a block" + (
+                " that no earlier rule takes" if matched else ""
+            )
+            fix = "put it above the rule that matches the same" if matched else _nearest(rule.pattern, blocks)
+            place = f"tuning.rules.{number}.pattern"
+            findings.append(Finding(place=place, expected=expected, found=rule.pattern, fix=fix))
+        for names, scale in ((matched & left & of_head, settings.head_lr_scale), (matched & left - of_head, 1.0)):
+            if names:
+                found.append(Rule(rule.pattern, rule.lr_scale * scale, rule.weight_decay, frozenset(names)))
+        left -= matched
+    scales = {rule.lr_scale for rule in found if rule.names and rule.names & of_head}
+    if settings.head_lr_scale != 1 and scales == {0.0}:
+        fix = "leave it out, or let a rule train the head"
+        expected = "a head that trains, whose rate it scales"
+        findings.append(Finding(place="tuning.head_lr_scale", expected=expected, found="a frozen head", fix=fix))
     if findings:
         raise RecipeError(findings)
-    return chosen
+    return found
+
+
+STRATEGIES: dict[str, Strategy] = {
+    "full": full,
+    "head": head,
+    "top_layers": top_layers,
+    "first_layers": first_layers,
+    "layer_decay": layer_decay,
+    "rules": rules,
+}
+
+
+def decide(model: Any, new: frozenset[str], settings: Tuning) -> dict[str, Rule]:
+    """Parameter name -> its rule under the recipe's strategy. Raises RecipeError where that does not fit the model."""
+    names = [name for name, _ in model.named_parameters()]
+    return apply_rules(STRATEGIES[settings.strategy](model, new, settings), names)
+
+
+def _head_rule(model: Any, settings: Tuning) -> list[Rule]:
+    names = frozenset(head_parameters(model))
+    return [Rule("head", settings.head_lr_scale, names=names)] if names else []
+
+
+def _new_rule(new: frozenset[str]) -> list[Rule]:
+    return [Rule("parameters that start untrained", names=new)] if new else []
+
+
+def _rule_of(block: Block, lr_scale: float) -> Rule:
+    return Rule(block.name, lr_scale, names=frozenset(block.parameters))
+
+
+def _trained_blocks(model: Any, blocks: Sequence[Block], new: frozenset[str], settings: Tuning) -> list[Rule]:
+    """These train, with the head and what starts untrained; all else is frozen."""
+    trained = [_rule_of(block, 1.0) for block in blocks if block.name != "head"]
+    return [*_head_rule(model, settings), *_new_rule(new), *trained, Rule("*", lr_scale=0.0)]
+
+
+def _wanted_layers(blocks: Sequence[Block], settings: Tuning) -> tuple[list[Block], list[Block]]:
+    """(the first, the last) so many layers. Raises RecipeError where the model has fewer."""
+    layers, number = [block for block in blocks if block.is_layer], settings.layers
+    assert number is not None
+    if number > len(layers):
+        expected = f"at most {len(layers)}, the layers that this model has"
+        fix = "strategy: full trains everything"
+        raise RecipeError(Finding(place="tuning.layers", expected=expected, found=str(number), fix=fix))
+    return layers[:number], layers[-number:]
+
+
+def _nearest(pattern: str, blocks: Sequence[Block]) -> str:
+    """What may have been meant: a parameter, a module, a block; else the blocks that there are."""
+    names = [name for block in blocks for name in block.parameters]
+    parts = {name.rsplit(".", depth)[0] + ".*" for name in names for depth in range(1, name.count(".") + 1)}
+    hint = nearest(pattern, sorted([*(block.name for block in blocks), *parts, *names]))
+    if not hint.startswith("valid here"):
+        return hint
+    inner = [block.name for block in blocks if block.is_layer][1:-1]
+    shown = [block.name for block in blocks if block.name not in inner[1:]]
+    return "the blocks of this model: " + ", ".join("..." if name in inner else name for name in shown)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import itertools
 import json
 import sys
@@ -135,15 +136,31 @@ def open_text(path: Path, options: Mapping[str, Any]) -> RowSource:
 
 
 def open_standard_input(options: Mapping[str, Any]) -> RowSource:
-    """One text a line, read as they come; column `text`."""
-    check_options(options, (), "standard input")
+    """One text a line, read as they come, as a text file is read; column `text`."""
+    check_options(options, ("encoding",), "standard input")
+    if sys.stdin is None:
+        fix = "pipe lines into it: hf-sft predict MODEL - < lines.txt"
+        raise DataError(Finding(place="standard input", expected="lines of text", found="it is closed", fix=fix))
     return RowSource(
         name="standard input",
         columns=("text",),
-        read=lambda: ({"text": line.removesuffix("\n")} for line in sys.stdin),
+        read=partial(_standard_input_rows, options.get("encoding", "utf-8-sig")),
         schema=lambda: as_strings(["text"]),
         folder=Path.cwd(),
     )
+
+
+def _standard_input_rows(encoding: str) -> Iterator[Row]:
+    """In that encoding whatever the terminal's is, with any end of line."""
+    with _refusals_named(Path("standard input"), encoding):
+        buffer = getattr(sys.stdin, "buffer", None)
+        stream = None if buffer is None else io.TextIOWrapper(buffer, encoding=encoding)
+        try:
+            for line in stream or sys.stdin:
+                yield {"text": line.removesuffix("\n")}
+        finally:
+            if stream is not None:
+                stream.detach()  # else the buffer would be closed with it
 
 
 def _source(
@@ -163,9 +180,14 @@ def _source(
 
 @contextmanager
 def _opened(path: Path, encoding: str, newline: str | None = None) -> Iterator[IO[str]]:
+    with _refusals_named(path, encoding), path.open(encoding=encoding, newline=newline) as file:
+        yield file
+
+
+@contextmanager
+def _refusals_named(path: Path, encoding: str) -> Iterator[None]:
     try:
-        with path.open(encoding=encoding, newline=newline) as file:
-            yield file
+        yield
     except UnicodeError as error:
         fix = "set the option encoding, such as latin-1"
         found = f"other bytes: {error}"

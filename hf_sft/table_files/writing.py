@@ -17,6 +17,7 @@ import PIL.Image
 import pyarrow
 import pyarrow.parquet
 
+from hf_sft.console import escaped_json, onto_standard_output
 from hf_sft.errors import EnvironmentProblem, Finding, HfSftError
 from hf_sft.table_files.source import Row
 
@@ -67,18 +68,23 @@ class _LineFeeds:
 
 
 class JsonLinesWriter:
-    """Each row with the keys it has. `path` None: standard output."""
+    """Each row with the keys it has."""
 
-    def __init__(self, path: Path | None, columns: Columns | None = None):
-        self.file = path.open("w", encoding="utf-8", errors="backslashreplace") if path else sys.stdout
+    def __init__(self, path: Path, columns: Columns):
+        self.file = path.open("w", encoding="utf-8", errors="backslashreplace")
 
     def write(self, rows: Sequence[Row]) -> None:
-        self.file.write("".join(_as_json(row) + "\n" for row in rows))
+        self.file.write(_as_json_lines(rows))
         self.file.flush()
 
     def close(self) -> None:
-        if self.file is not sys.stdout:
-            self.file.close()
+        self.file.close()
+
+
+def print_rows(rows: Sequence[Row]) -> None:
+    """JSON lines on standard output. Raises BrokenPipeError where nobody reads them any more."""
+    with onto_standard_output():
+        sys.stdout.write(escaped_json(_as_json_lines(rows)))
 
 
 class ParquetWriter:
@@ -102,14 +108,14 @@ ENDINGS: dict[str, Callable[[Path, Columns], Writer]] = {
 }
 
 
-def check_output(output: str | Path, *, overwrite: bool) -> None:
+def check_output(output: str | Path, *, overwrite: bool, endings: Sequence[str] = tuple(ENDINGS)) -> None:
     """Raises EnvironmentProblem for an unknown ending, a folder that is missing or read-only, a file that exists."""
-    if str(output) == STANDARD_OUTPUT:
+    if str(output) == STANDARD_OUTPUT and ".jsonl" in endings:
         return
     path = Path(output).expanduser()
     expected = found = fix = ""
-    if path.suffix.lower() not in ENDINGS:
-        expected, found = "a file " + ", ".join(ENDINGS), path.suffix or "no ending"
+    if path.suffix.lower() not in endings:
+        expected, found = "a file " + ", ".join(endings), path.suffix or "no ending"
     elif not path.parent.is_dir():
         expected, found, fix = "a folder that exists", str(path.parent), "make it first"
     elif not os.access(path.parent, os.W_OK):
@@ -129,7 +135,7 @@ def open_output(output: str | Path, columns: Columns) -> Iterator[Callable[[Sequ
     After an error the rows so far stand in `<name>.partial`, and the error says so; without any nothing is left.
     """
     if str(output) == STANDARD_OUTPUT:
-        yield JsonLinesWriter(None).write
+        yield print_rows
         return
     path = Path(output).expanduser()
     beside, written = path.with_name(f"{path.name}.partial"), 0
@@ -161,6 +167,19 @@ def open_output(output: str | Path, columns: Columns) -> Iterator[Callable[[Sequ
 
 
 @contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """A file beside it to write, which takes its name when all went well; else nothing is left."""
+    beside = path.with_name(f"{path.name}.partial")
+    try:
+        with _naming(path):
+            yield beside
+            os.replace(beside, path)
+    finally:
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
+
+
+@contextmanager
 def _naming(path: Path) -> Iterator[None]:
     """Names the file in what the operating system refuses: no space left, no permission."""
     try:
@@ -179,6 +198,10 @@ def _as_cell(value: Any) -> Any:
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
         return JOIN.join(value)
     return value if isinstance(value, str) or value is None else _as_json(value)
+
+
+def _as_json_lines(rows: Sequence[Row]) -> str:
+    return "".join(_as_json(row) + "\n" for row in rows)
 
 
 def _as_json(value: Any) -> str:

@@ -121,6 +121,14 @@ def _collate(features: Sequence[Batch]) -> dict[str, Any]:
     return {"pixel_values": torch.stack([feature["pixel_values"] for feature in features])} | collate_targets(features)
 
 
+def _pixels(processor: Any) -> int:
+    """The shorter side of the model's input."""
+    if hasattr(processor, "data_config"):  # timm's
+        return int(min(processor.data_config["input_size"][1:]))
+    size = getattr(processor, "crop_size", None) or processor.size
+    return int(min(value for key, value in dict(size).items() if value and not key.startswith("max")))
+
+
 IMAGE_CLASSIFICATION = Task(
     name="image-classification",
     columns={"image": True, "label": True},
@@ -138,5 +146,7 @@ IMAGE_CLASSIFICATION = Task(
     collate=_configure_collate,
     length=None,
     write=write_rows,
+    opened=load_image,
+    pixels=_pixels,
     channels_last=True,
 )

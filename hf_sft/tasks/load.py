@@ -14,6 +14,7 @@ from accelerate import PartialState
 from datasets import Dataset, IterableDataset
 from numpy.typing import NDArray
 
+from hf_sft.data.augment import configure_augment
 from hf_sft.data.bad_rows import BadRow, Fault, name_rows, refuse
 from hf_sft.data.columns import check_columns, columns_of, label_column
 from hf_sft.data.labels import LabelColumn, Labels, decide_labels, targets_as_names
@@ -114,8 +115,28 @@ def load_data(recipe: Recipe, task: Task, data: Mapping[str, Any] | None = None)
             labelled[role] = part.take(positions, f"{part.split.source}, {len(positions):,} sampled")
     ready, unreadable = ready_splits(labelled, recipe, task)
     bad += unreadable
-    notes += _count(bad)
+    notes += [*_count(bad), *_check_train(ready["train"], labels, label_notes)]
     return TaskData(splits=ready, labels=labels, origin=origin, notes=(*label_notes, *notes), bad_rows=tuple(bad))
+
+
+def _check_train(train: LabelledSplit, labels: Labels, said: Sequence[str]) -> list[str]:
+    """A warning for labels that the cut, a sample or bad rows left without a row in train.
+
+    Raises DataError where one class is left.
+    """
+    assert train.entries is not None
+    if labels.problem == "regression":
+        return []
+    counts = Counter(name for entry in train.entries for name in ([entry] if isinstance(entry, str) else entry))
+    if labels.problem == "single_label" and len(counts) < 2:
+        expected, fix = "at least two classes in train", "train on more rows: dataset.max_samples, validation_fraction"
+        found = f"{next(iter(counts), 'none')!r} alone in {len(train.split):,} rows"
+        raise DataError(Finding(place="dataset.columns.label", expected=expected, found=found, fix=fix))
+    absent = [name for name in labels.names if not counts[name]]
+    if not absent or any(note.startswith("warning: labels without a row") for note in said):
+        return []
+    some = ", ".join(absent[:8]) + (f" and {len(absent) - 8} more" if len(absent) > 8 else "")
+    return [f"warning: labels without a row in train (cut, sampled or skipped), which cannot be learned: {some}"]
 
 
 def drop_unlabelled_rows(splits: dict[str, Split], columns: dict[str, LabelColumn], recipe: Recipe) -> list[BadRow]:
@@ -231,27 +252,36 @@ def _cut(train: LabelledSplit, recipe: Recipe, labels: Labels, notes: list[str])
     return {"train": train.take(rest), "validation": train.take(validation, f"{source}, cut for validation")}
 
 
-def make_inputs(part: LabelledSplit, recipe: Recipe, task: Task, labels: Labels, processor: Any) -> Inputs:
-    """Rows the model reads: transformed ahead (and cached by `datasets`) or as they are read, as the task says."""
-    split = part.split
+def make_inputs(
+    part: LabelledSplit, recipe: Recipe, task: Task, labels: Labels, processor: Any, *, augmented: bool = False
+) -> Inputs:
+    """Rows the model reads: transformed ahead (and cached by `datasets`) or as they are read, as the task says.
+
+    augmented: changed anew in each epoch, as the recipe's `augment` says.
+    """
+    split, augment = part.split, None
     targets = None if part.entries is None else task.problems[labels.problem].encode(list(part.entries), labels)
     transform = task.transform(processor, recipe)
+    inputs = [column for role in task.columns if role != "label" for column in _present(split.rows, recipe, role)]
+    if augmented:
+        entries, pixels = recipe.augmentations, task.pixels(processor)
+        augment = configure_augment(entries, inputs, seed=recipe.seed, pixels=pixels, opened=task.opened)
+    raw = Rows(split.rows.select_columns(inputs), transform, targets, augment=augment, row_ids=split.row_ids)
     if task.ahead:
         with PartialState().main_process_first():
             mapped = split.rows.map(transform, batched=True, remove_columns=split.rows.column_names)
-        rows = Rows(mapped, None, targets)
+        rows, lengths = Rows(mapped, None, targets) if augment is None else raw, row_lengths(mapped, task.length)
     else:
-        inputs = [column for role in task.columns if role != "label" for column in _present(split.rows, recipe, role)]
-        rows = Rows(split.rows.select_columns(inputs), transform, targets)
-    lengths = row_lengths(rows.rows, task.length)
+        rows, lengths = raw, row_lengths(raw.rows, task.length)
     return Inputs(rows=rows, lengths=lengths, targets=targets, row_ids=split.row_ids)
 
 
 def take_inputs(inputs: Inputs, positions: NDArray) -> Inputs:
     """The rows at those positions, in that order."""
     targets = None if inputs.targets is None else inputs.targets[positions]
-    rows = Rows(inputs.rows.rows.select(positions), inputs.rows.transform, targets)
-    return Inputs(rows=rows, lengths=inputs.lengths[positions], targets=targets, row_ids=inputs.row_ids[positions])
+    ids, own = inputs.row_ids[positions], inputs.rows
+    rows = Rows(own.rows.select(positions), own.transform, targets, augment=own.augment, row_ids=ids)
+    return Inputs(rows=rows, lengths=inputs.lengths[positions], targets=targets, row_ids=ids)
 
 
 def stream_inputs(rows: IterableDataset, recipe: Recipe, task: Task, labels: Labels, processor: Any) -> Inputs:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from datasets import ClassLabel, Dataset, IterableDataset, List
 
+from hf_sft.data.augment import Draw, configure_augment
 from hf_sft.data.columns import check_columns, columns_of
 from hf_sft.data.labels import LabelColumn, Labels, decide_labels, targets_as_names
 from hf_sft.data.load import load_source
@@ -32,32 +33,44 @@ class StreamRows(torch.utils.data.IterableDataset):
         self.rows = rows.shuffle(seed=recipe.seed, buffer_size=SHUFFLE_BUFFER)
         self.settings = recipe.dataset
         self.transform = task.transform(processor, recipe)
+        columns = [name for role in task.columns if role != "label" for name in columns_of(recipe.dataset, role)]
+        self.columns = known = [name for name in columns if name in (rows.column_names or columns)]
+        pixels = task.pixels(processor)
+        self.augment = configure_augment(
+            recipe.augmentations, known, seed=recipe.seed, pixels=pixels, opened=task.opened
+        )
         self.labels = labels
         self.problem: Problem = task.problems[labels.problem]
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for epoch in itertools.count():
             self.rows.set_epoch(epoch)
-            number = 0
+            number = start = 0
             for batch in self.rows.iter(CHUNK):
-                for feature in self._features(batch):
+                size = len(next(iter(batch.values())))
+                for feature in self._features(batch, [(epoch, start + row) for row in range(size)]):
                     number += 1
                     yield feature
+                start += size
             if not number:
                 raise DataError(Finding(place="dataset", expected="rows in the training stream", found="none"))
 
-    def _features(self, batch: dict[str, Any]) -> list[dict[str, Any]]:
+    def _null_inputs(self, batch: dict[str, Any]) -> set[int]:
+        return {row for name in self.columns for row, value in enumerate(batch[name]) if value is None}
+
+    def _features(self, batch: dict[str, Any], draws: list[Draw]) -> list[dict[str, Any]]:
         (column,) = columns_of(self.settings, "label")
         values = LabelColumn(values=batch[column], class_names=_class_names(self.rows, column))
         names = targets_as_names(values, self.labels.problem, self.settings)
-        kept = [position for position, name in enumerate(names) if name is not None]
+        null = self._null_inputs(batch)
+        kept = [position for position, name in enumerate(names) if name is not None and position not in null]
         missing = [position for position, value in enumerate(values.values) if values.is_missing(value)]
-        if missing and self.settings.on_bad_row == "error":
+        if (missing or null) and self.settings.on_bad_row == "error":
             fix = "mend those rows, or set dataset.on_bad_row: skip"
-            found = f"none in {len(missing)} of {len(names)} rows read together"
-            raise DataError(
-                Finding(place="dataset.columns.label", expected="a label in every row", found=found, fix=fix)
-            )
+            what = "label" if missing else "input"
+            found = f"none in {len(missing or null)} of {len(names)} rows read together"
+            place = "dataset.columns.label" if missing else "dataset.columns"
+            raise DataError(Finding(place=place, expected=f"a {what} in every row", found=found, fix=fix))
         known = set(self.labels.names)
         for position in kept:
             here = names[position] if isinstance(names[position], list) else [names[position]]
@@ -69,7 +82,10 @@ class StreamRows(torch.utils.data.IterableDataset):
             return []
         batch = {name: [cells[position] for position in kept] for name, cells in batch.items()}
         targets = self.problem.encode([names[position] for position in kept], self.labels)
-        inputs = self.transform(batch)
+        draws = [draws[position] for position in kept]
+        batch = batch if self.augment is None else self.augment.raw(batch, draws)
+        inputs: Mapping[str, Any] = self.transform(batch)
+        inputs = inputs if self.augment is None else self.augment.inputs(inputs, draws)
         return [
             {**{name: values[row] for name, values in inputs.items()}, "labels": targets[row], "weight": 1.0}
             for row in range(len(kept))
@@ -125,6 +141,10 @@ def _check_needs(recipe: Recipe) -> None:
         for place, (value, fix) in needs.items()
         if not value
     ]
+    if "train" in settings.max_samples:
+        place, found = "dataset.max_samples.train", str(settings.max_samples["train"])
+        fix = "set training.max_steps; a stream is read as far as that"
+        findings.append(Finding(place=place, expected="no sample (streaming)", found=found, fix=fix))
     if settings.group_column:
         fix = "cut the splits beforehand"
         findings.append(Finding(place="dataset.group_column", expected="no cut (streaming)", found="one", fix=fix))

@@ -66,6 +66,8 @@ class Task:
     collate: (processor, recipe) -> data collator over rows of model inputs with "labels" and "weight".
     length: name of the column whose lists are as long as the row costs; None where all rows cost the same.
     write: (rows, labels) -> columns of a predictions file.
+    opened: raw input -> what augmentations change: a text, an RGB image.
+    pixels: processor -> side of the model's input in pixels; 0 where there are none.
     channels_last: whether convolutional models run in that memory format.
     training_defaults: TrainingArguments the task sets where a recipe is silent.
     """
@@ -86,6 +88,8 @@ class Task:
     collate: Callable[..., Callable[[Sequence[Batch]], dict[str, Any]]]
     length: str | None
     write: Callable[[Rows, Labels], dict[str, Any]]
+    opened: Callable[[Any], Any]
+    pixels: Callable[[Any], int]
     channels_last: bool = False
     training_defaults: Mapping[str, Any] = field(default_factory=dict)
 

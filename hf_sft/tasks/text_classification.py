@@ -119,6 +119,10 @@ def _collate(tokenizer: Any, features: Sequence[Mapping[str, Any]]) -> dict[str,
     return dict(tokenizer.pad(inputs, return_tensors="pt")) | collate_targets(features)
 
 
+def _no_pixels(tokenizer: Any) -> int:
+    return 0
+
+
 TEXT_CLASSIFICATION = Task(
     name="text-classification",
     columns={"text": True, "text_pair": False, "label": True},
@@ -136,4 +140,6 @@ TEXT_CLASSIFICATION = Task(
     collate=_configure_collate,
     length="input_ids",
     write=write_rows,
+    opened=str,
+    pixels=_no_pixels,
 )

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 from transformers import EarlyStoppingCallback, PrinterCallback
 
 from hf_sft.console import say
+from hf_sft.errors import Finding, RecipeError
 from hf_sft.record import RunDirectory, write_text
+from hf_sft.tasks.load import fingerprint
 from hf_sft.training.arguments import make_arguments
 from hf_sft.training.callbacks import Progress
 from hf_sft.training.stopping import StopOnRequest
@@ -62,6 +64,7 @@ def train(job: Job, directory: RunDirectory, callbacks: Sequence[Any] = ()) -> T
     if arguments.should_save:
         write_text(directory.recipe, job.recipe.to_yaml(absolute_paths=True))
     checkpoint = trainer.newest_checkpoint() if job.recipe.resume != "never" else None
+    _same_rows(job, directory, going_on=checkpoint is not None, writes=arguments.should_save)
     if checkpoint:
         say(f"going on from {checkpoint}")
         if job.recipe.resume == "extend":
@@ -85,6 +88,24 @@ def train(job: Job, directory: RunDirectory, callbacks: Sequence[Any] = ()) -> T
     if state.best_global_step and state.best_global_step != state.global_step and arguments.load_best_model_at_end:
         say(f"best {first.name if first else 'loss'} at step {state.best_global_step}; those weights are kept")
     return Trained(log=state.log_history, seconds=seconds, rows=rows, best_step=state.best_global_step)
+
+
+def _same_rows(job: Job, directory: RunDirectory, *, going_on: bool, writes: bool) -> None:
+    """Raises RecipeError where a run would go on with other rows than it began with: those it validates on may have
+
+    been trained on.
+    """
+    file = directory.checkpoints / "data.json"
+    now = {role: fingerprint(part, job.recipe, job.task) for role, part in job.data.splits.items()}
+    if going_on and file.is_file():
+        before = json.loads(file.read_text(encoding="utf-8"))
+        others = [role for role in {**before, **now} if before.get(role) != now.get(role)]
+        if others:
+            expected, found = "the rows that the run began with", f"others in {', '.join(others)}"
+            fix = "put the data back as they were, or pass --overwrite to train anew"
+            raise RecipeError(Finding(place="dataset", expected=expected, found=found, fix=fix))
+    if writes:
+        write_text(file, json.dumps(now))
 
 
 @contextmanager
@@ -115,7 +136,23 @@ def _step_of(checkpoint: str | None) -> int:
 
 def _early_stopping(job: Job) -> list[Any]:
     settings = job.recipe.early_stopping
-    return [] if settings is None else [EarlyStoppingCallback(settings.patience, settings.threshold)]
+    if settings is None:
+        return []
+    kind = _AnewAtStart if job.recipe.resume == "extend" else EarlyStoppingCallback
+    return [kind(settings.patience, settings.threshold)]
+
+
+class _AnewAtStart(EarlyStoppingCallback):
+    """Patience as the recipe has it now, counted from here: not as a checkpoint of the shorter run has it."""
+
+    def __init__(self, patience: int, threshold: float):
+        super().__init__(patience, threshold)
+        self.asked = (patience, threshold)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        super().on_train_begin(args, state, control, **kwargs)
+        self.early_stopping_patience, self.early_stopping_threshold = self.asked
+        self.early_stopping_patience_counter = 0
 
 
 def remove_checkpoints(directory: RunDirectory) -> None:

@@ -33,7 +33,7 @@ class EpochOrder(Sampler[int]):
     """Row indices of one epoch; set `epoch` before each.
 
     Several processes take turns batch by batch, so the epoch is filled up to a whole round of batches. A filler
-    repeats a row at index + N, which `data.rows.Rows` gives weight 0: no row counts twice.
+    repeats a row with weight 0: no row counts twice. Indices tell row, epoch and filler as `data.rows.Rows` reads them.
     """
 
     def __init__(self, lengths: NDArray, *, global_batch_size: int, round_size: int, seed: int):
@@ -50,7 +50,7 @@ class EpochOrder(Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         order = epoch_order(self.lengths, global_batch_size=self.global_batch_size, seed=self.seed, epoch=self.epoch)
         fillers = order[np.arange(len(self) - len(order)) % max(len(order), 1)] + len(order)
-        return iter(np.concatenate([order, fillers]).tolist())
+        return iter((np.concatenate([order, fillers]) + 2 * len(order) * self.epoch).tolist())
 
     def rows_of_step(self, step: int) -> list[int]:
         """Rows of the optimizer step that follows on `step` earlier ones of the run, over all processes."""

@@ -166,6 +166,32 @@ def test_a_table_of_paths_finds_its_images(tmp_path: Path) -> None:
         init(tmp_path / "shots", tmp_path / "s.yaml")
 
 
+def test_a_few_missing_images_are_a_doubt_and_no_other_task(tmp_path: Path) -> None:
+    pictures(tmp_path / "shots" / "all", 20)
+    rows = [{"file": f"all/shots_all_{row}.jpg", "kind": ("a", "b")[row % 2]} for row in range(22)]
+    write(rows, tmp_path / "shots" / "labels.csv")
+    recipe, text = init(tmp_path / "shots" / "labels.csv", tmp_path / "r.yaml")
+    assert recipe.task == "image-classification" and recipe.dataset.columns["image"] == "file"
+    assert "# To decide: bad rows: file names no file (2 of those looked at)" in text
+    (tmp_path / "r.yaml").write_text(text.replace("# on_bad_row: skip", "on_bad_row: skip"))
+    assert sum(len(part.split) for part in read(Recipe.load(tmp_path / "r.yaml")).splits.values()) == 20
+
+
+def test_numbers_that_are_class_names_are_renamed_by_a_map(tmp_path: Path) -> None:
+    features = Features({"text": Value("string"), "label": ClassLabel(names=["0", "1"])})
+    rows = {"text": [row["review"] for row in reviews(30)], "label": [row % 2 for row in range(30)]}
+    DatasetDict(train=Dataset.from_dict(rows, features=features)).save_to_disk(tmp_path / "saved")
+    _, text = init(tmp_path / "saved", tmp_path / "r.yaml")
+    assert "# labels:" not in text
+    (tmp_path / "r.yaml").write_text(text.replace("# label_map:", "label_map:"))
+    assert read(Recipe.load(tmp_path / "r.yaml")).labels.names == ("name of 0", "name of 1")
+
+
+def test_a_path_that_is_not_there_starts_from_the_working_directory(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="relative paths start from the working directory"):
+        write_recipe("missing.csv", output=tmp_path / "elsewhere" / "r.yaml")
+
+
 def test_bundled_data_are_data(tmp_path: Path) -> None:
     recipe, _ = init("bundled:digits", tmp_path / "r.yaml")
     assert recipe.dataset.path == "bundled:digits" and recipe.processor.size == 64

@@ -152,3 +152,12 @@ def test_the_list_of_bad_rows_is_a_table_of_split_row_column_and_reason() -> Non
     ]
     assert as_csv([]).splitlines() == ["split,source,row_id,column,reason"]
     assert bad_rows.MOST_LOOKED_AT >= 1000
+
+
+def test_train_needs_two_classes_after_all_was_cut_and_sampled() -> None:
+    rows = rows_with(["a", "b", "c"] * 4)
+    with pytest.raises(DataError, match="alone in 1 rows"):
+        load(UNCUT | {"max_samples": {"train": 1}}, {"train": rows})
+    few = load(UNCUT | {"max_samples": {"train": 2}}, {"train": rows})
+    assert any("cut, sampled or skipped" in note for note in few.notes)
+    assert not any("cut, sampled or skipped" in note for note in load(UNCUT, {"train": rows}).notes)

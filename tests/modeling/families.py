@@ -9,6 +9,8 @@ import torch
 import transformers
 from tiny import SIZE, TEXT_FAMILIES, save_image_model, save_text_model
 
+from hf_sft.recipe import Tuning
+
 HEADS = {  # family -> the modules on top of its backbone
     "bert": ["classifier"],
     "distilbert": ["pre_classifier", "classifier"],
@@ -55,6 +57,57 @@ VISION: dict[str, Any] = {  # with class and register tokens, position tables, l
     "regnet": transformers.RegNetConfig(**CONV, groups_width=8),
 }
 
+BERT = {**TEXT, "num_hidden_layers": 3}
+LAYERED: dict[str, tuple[Any, str]] = {  # with tables behind the layers, shared layers, stages, a last convolution
+    "albert": (transformers.AlbertConfig(**BERT, embedding_size=8), "SequenceClassification"),
+    "deberta-v2": (
+        transformers.DebertaV2Config(**BERT, relative_attention=True, norm_rel_ebd="layer_norm"),
+        "SequenceClassification",
+    ),
+    "xlm-roberta": (transformers.XLMRobertaConfig(**BERT, pad_token_id=0), "SequenceClassification"),
+    "xlm": (
+        transformers.XLMConfig(vocab_size=20, emb_dim=16, n_layers=2, n_heads=2, pad_index=0),
+        "SequenceClassification",
+    ),
+    "segformer": (
+        transformers.SegformerConfig(
+            num_encoder_blocks=2,
+            depths=[1, 2],
+            hidden_sizes=[8, 16],
+            num_attention_heads=[1, 2],
+            sr_ratios=[2, 1],
+            patch_sizes=[7, 3],
+            strides=[4, 2],
+            mlp_ratios=[2, 2],
+        ),
+        "ImageClassification",
+    ),
+    "mobilenet_v2": (transformers.MobileNetV2Config(depth_multiplier=0.25), "ImageClassification"),
+    "efficientnet": (
+        transformers.EfficientNetConfig(width_coefficient=0.25, depth_coefficient=0.1, hidden_dim=320),
+        "ImageClassification",
+    ),
+    "resnet_deep": (
+        transformers.ResNetConfig(embedding_size=8, hidden_sizes=[16, 32], depths=[2, 3], layer_type="bottleneck"),
+        "ImageClassification",
+    ),
+}
+ALL = list(dict.fromkeys([*HEADS, *VISION, *UNUSUAL, *LAYERED]))
+
+STRATEGY_SETTINGS: dict[str, dict[str, Any]] = {  # the least that each strategy has to be told
+    "full": {"strategy": "full"},
+    "head": {"strategy": "head"},
+    "top_layers": {"strategy": "top_layers", "layers": 1},
+    "first_layers": {"strategy": "first_layers", "layers": 1},
+    "layer_decay": {"strategy": "layer_decay", "layer_decay": 0.5},
+    "rules": {"strategy": "rules", "rules": [{"pattern": "*"}]},
+}
+
+
+def settings_for(strategy: str, **settings: Any) -> Tuning:
+    """The `tuning` section of a recipe."""
+    return Tuning.model_validate({**STRATEGY_SETTINGS[strategy], **settings})
+
 
 def load(family: str, folder: Path, num_labels: int = 5) -> Any:
     """A tiny model with a classifier."""
@@ -64,13 +117,31 @@ def load(family: str, folder: Path, num_labels: int = 5) -> Any:
     return auto.from_pretrained(folder)
 
 
-def from_config(config: Any, kind: str, num_labels: int = 5) -> Any:
-    """A model whose weights have shapes and no values."""
+def from_config(config: Any, kind: str, num_labels: int = 5, device: str = "meta") -> Any:
+    """A model whose weights have shapes and, on the meta device, no values."""
     config.num_labels, config.architectures = num_labels, []
-    with torch.device("meta"):
+    with torch.device(device):
         return getattr(transformers, f"AutoModelFor{kind}").from_config(config)
 
 
 def build(family: str, folder: Path) -> Any:
     """A model of HEADS, or of VISION without weights."""
     return from_config(VISION[family], "ImageClassification") if family in VISION else load(family, folder)
+
+
+def build_any(family: str, folder: Path) -> Any:
+    """A model of ALL, with weights."""
+    if family in HEADS:
+        return load(family, folder)
+    if family in VISION:
+        return from_config(VISION[family], "ImageClassification", device="cpu")
+    config, kind = LAYERED[family] if family in LAYERED else UNUSUAL[family][:2]
+    return from_config(config, kind, device="cpu")
+
+
+def example(family: str) -> dict[str, torch.Tensor]:
+    """What a model of that family takes: one text, or one image."""
+    kind = LAYERED[family][1] if family in LAYERED else UNUSUAL[family][1] if family in UNUSUAL else ""
+    if family in TEXT_FAMILIES or kind == "SequenceClassification":
+        return {"input_ids": torch.tensor([[5, 6, 7, 2]])}
+    return {"pixel_values": torch.rand(1, 3, SIZE, SIZE)}

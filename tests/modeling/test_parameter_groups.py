@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 import timm
 import torch
-from families import HEADS, UNUSUAL, VISION, build, from_config, load
+from families import HEADS, UNUSUAL, VISION, build, from_config, load, settings_for
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from hf_sft.modeling.anatomy import head_parameters
 from hf_sft.modeling.parameter_groups import decays, describe, freeze, parameter_groups
-from hf_sft.modeling.tuning import STRATEGIES, Rule, apply_rules
-from hf_sft.recipe import Tuning
+from hf_sft.modeling.rules import Rule, apply_rules
+from hf_sft.modeling.tuning import STRATEGIES, decide
 
 MATRICES = (nn.Linear, nn.Conv1d, nn.Conv2d, Conv1D, nn.Embedding)
 TIMM = ["test_vit", "test_vit2", "test_vit3", "test_convnext2", "test_coatnet", "test_byobnet", "test_resnet"]
@@ -29,9 +29,8 @@ TIMM += [
 ]
 
 
-def rules_for(model: Any, strategy: str = "full") -> dict[str, Rule]:
-    rules = STRATEGIES[strategy](model, frozenset(), Tuning())
-    return apply_rules(rules, [name for name, _ in model.named_parameters()])
+def rules_for(model: Any, strategy: str = "full", **settings: Any) -> dict[str, Rule]:
+    return decide(model, frozenset(), settings_for(strategy, **settings))
 
 
 def is_matrix(model: Any, name: str) -> bool:
@@ -60,14 +59,16 @@ def test_every_trainable_parameter_is_in_one_group_and_the_head_s_come_first(
     assert all(set(group) <= head or not set(group) & head for group in members)
     assert in_head[0]
     assert in_head == sorted(in_head, reverse=True)
-    assert {group["lr"] for group in groups} == {0.5}
+    for group, inside in zip(groups, members, strict=True):
+        assert {0.5 * rules[name].lr_scale for name in inside} == {group["lr"]}
     assert all(in_head) == (strategy == "head")
 
 
 @pytest.mark.parametrize("family", [*HEADS, *VISION])
-def test_weight_decay_reaches_matrices_and_kernels_and_nothing_else(family: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("strategy", ["full", "layer_decay"])
+def test_weight_decay_reaches_matrices_and_kernels_and_nothing_else(family: str, strategy: str, tmp_path: Path) -> None:
     model = build(family, tmp_path)
-    groups = parameter_groups(model, rules_for(model), learning_rate=0.5, weight_decay=0.1)
+    groups = parameter_groups(model, rules_for(model, strategy), learning_rate=0.5, weight_decay=0.1)
     decay = {id(parameter): group["weight_decay"] for group in groups for parameter in group["params"]}
     found = {name for name, parameter in model.named_parameters() if decay[id(parameter)]}
     expected = {name for name, _ in model.named_parameters() if is_matrix(model, name)}
@@ -97,7 +98,7 @@ def test_what_timm_says_does_not_decay_does_not(architecture: str) -> None:
 def test_a_rule_s_own_decay_and_rate_win(tmp_path: Path) -> None:
     model = load("bert", tmp_path)
     rules = apply_rules(
-        [Rule("classifier.*", 1.0, 0.5), Rule("bert.pooler.*", 0.0), Rule(".*", 0.1)],
+        [Rule("classifier.*", 1.0, 0.5), Rule("bert.pooler.*", 0.0), Rule("*", 0.1)],
         [name for name, _ in model.named_parameters()],
     )
     freeze(model, rules)
@@ -109,6 +110,17 @@ def test_a_rule_s_own_decay_and_rate_win(tmp_path: Path) -> None:
         (0.1, 0.1),
     ]
     assert not any(parameter.requires_grad for parameter in model.bert.pooler.parameters())
+
+
+def test_learning_rates_fall_by_exact_powers_and_the_logged_one_is_the_head_s(tmp_path: Path) -> None:
+    model = load("bert", tmp_path)
+    rules = rules_for(model, "layer_decay", layer_decay=0.8)
+    groups = parameter_groups(model, rules, learning_rate=1e-4, weight_decay=0.1)
+    assert {group["lr"] for group in groups} == {1e-4 * 0.8**depth for depth in range(4)}
+    assert groups[0]["lr"] == 1e-4
+    rules = rules_for(model, "layer_decay", layer_decay=0.8, head_lr_scale=10.0)
+    groups = parameter_groups(model, rules, learning_rate=1e-4, weight_decay=0.1)
+    assert groups[0]["lr"] == 1e-3 and model.classifier.bias is groups[0]["params"][0]
 
 
 @pytest.mark.parametrize("name", UNUSUAL)
@@ -136,10 +148,10 @@ class Mixed(nn.Module):
 @pytest.mark.parametrize(
     ("rules", "expected"),
     [
-        ([Rule("head.*"), Rule(".*", 0.0)], {"early", "body", "body.0", "body.1", "body.2", "body.3", "body.3.0"}),
-        ([Rule("body.2.*"), Rule("head.*"), Rule(".*", 0.0)], {"early", "body.0"}),
-        ([Rule("body.*"), Rule(".*", 0.0)], {"late", "head", "head.0", "head.1", "head.2", "last"}),
-        ([Rule(".*")], set()),
+        ([Rule("head.*"), Rule("*", 0.0)], {"early", "body", "body.0", "body.1", "body.2", "body.3", "body.3.0"}),
+        ([Rule("body.2.*"), Rule("head.*"), Rule("*", 0.0)], {"early", "body.0"}),
+        ([Rule("body.*"), Rule("*", 0.0)], {"late", "head", "head.0", "head.1", "head.2", "last"}),
+        ([Rule("*")], set()),
     ],
 )
 def test_what_is_frozen_takes_its_dropout_and_statistics_with_it(rules: list[Rule], expected: set[str]) -> None:
@@ -156,6 +168,13 @@ def test_what_trains_is_said_in_one_line(tmp_path: Path) -> None:
     freeze(model, rules_for(model, "head"))
     line = f"training 2 of {tensors} tensors (85 of {total:,} parameters): classifier"
     assert describe(model) == (total, 85, line)
+    freeze(model, rules_for(model, "top_layers"))
+    assert describe(model)[2].endswith(": bert.encoder.layer.1, bert.pooler, classifier")
+    freeze(model, rules_for(model, "rules", rules=[{"pattern": "*.1.*.bias"}, {"pattern": "*", "lr_scale": 0}]))
+    assert describe(model)[2].endswith(
+        ": bert.encoder.layer.1.attention.self.query.bias, bert.encoder.layer.1.attention.self.key.bias, "
+        "bert.encoder.layer.1.attention.self.value.bias, bert.encoder.layer.1.attention.output.dense.bias ..."
+    )
     freeze(model, rules_for(model))
     assert describe(model) == (
         total,

@@ -221,6 +221,31 @@ def test_every_line_is_a_text_empty_ones_too(tmp_path: Path, monkeypatch: pytest
     assert read(open_rows("-")) == expected
 
 
+@pytest.mark.parametrize("content", ["\ufefffirst\r\né\rthird\n", "first\né\nthird"])
+def test_standard_input_is_read_as_a_text_file_is(
+    content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.txt").write_bytes(content.encode())
+    buffer = io.BytesIO(content.encode())
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(buffer, encoding="ascii"))  # whatever the terminal speaks
+    assert read(open_rows("-")) == read(open_rows(tmp_path / "a.txt")) == [{"text": t} for t in ("first", "é", "third")]
+    assert not buffer.closed
+
+
+def test_standard_input_in_another_encoding_takes_the_option(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"\xe9\n")))
+    with pytest.raises(DataError, match=r"(?s)standard input.*option encoding"):
+        read(open_rows("-"))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"\xe9\n")))
+    assert read(open_rows("-", {"encoding": "latin-1"})) == [{"text": "é"}]
+
+
+def test_a_closed_standard_input_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", None)
+    with pytest.raises(DataError, match=r"(?s)standard input.*it is closed"):
+        open_rows("-")
+
+
 # what cannot be read
 
 BAD: dict[str, tuple[str, str | bytes, dict[str, Any], str]] = {  # -> file, content, options, what is said

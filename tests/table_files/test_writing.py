@@ -20,7 +20,7 @@ from PIL.Image import new
 from hf_sft.errors import DataError, EnvironmentProblem, Finding
 from hf_sft.table_files.reading import open_rows
 from hf_sft.table_files.source import Row, infer_schema
-from hf_sft.table_files.writing import Columns, check_output, open_output
+from hf_sft.table_files.writing import Columns, check_output, open_output, written_whole
 
 TRICKY = ["", " a ", "NaN", "null", "007", 'say "hi"', "two\nlines", "a\r\nb", "c\rd", "x,y;z", "é\u2028ß", "'"]
 ENDINGS = ("csv", "jsonl", "parquet")
@@ -162,3 +162,22 @@ def test_a_folder_without_permission_is_found_beforehand(tmp_path: Path, monkeyp
     monkeypatch.setattr(os, "access", lambda path, mode: not (Path(path) == tmp_path and mode == os.W_OK))
     with pytest.raises(EnvironmentProblem, match=r"(?s)can be written.*no permission in"):
         check_output(tmp_path / "o.csv", overwrite=True)
+
+
+def test_a_file_that_another_writes_has_its_name_only_when_it_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "o.parquet"
+    path.write_text("old")
+    with pytest.raises(EnvironmentProblem, match=r"(?s)o\.parquet.*No space left"), written_whole(path) as beside:
+        beside.write_text("half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert path.read_text() == "old" and [file.name for file in tmp_path.iterdir()] == ["o.parquet"]
+    with written_whole(path) as beside:
+        beside.write_text("new")
+    assert path.read_text() == "new" and [file.name for file in tmp_path.iterdir()] == ["o.parquet"]
+
+
+def test_an_output_of_one_kind_alone_is_no_stream_and_has_that_ending(tmp_path: Path) -> None:
+    for name in ("-", tmp_path / "o.csv", tmp_path / "o"):
+        with pytest.raises(EnvironmentProblem, match=r"a file \.parquet"):
+            check_output(name, overwrite=True, endings=(".parquet",))
+    check_output(tmp_path / "o.PARQUET", overwrite=False, endings=(".parquet",))

@@ -111,6 +111,8 @@ def test_one_process_needs_no_fillers():
 
 def test_the_epoch_that_is_set_is_the_one_that_is_dealt():
     order = EpochOrder(LENGTHS, global_batch_size=32, round_size=1, seed=5)
-    first = list(order)
-    order.epoch = 1
-    assert list(order) == epoch_order(LENGTHS, global_batch_size=32, seed=5, epoch=1).tolist() != first
+    first, number = list(order), len(LENGTHS)
+    order.epoch = 3
+    dealt = list(order)
+    assert [index % number for index in dealt] == epoch_order(LENGTHS, global_batch_size=32, seed=5, epoch=3).tolist()
+    assert {index // number for index in dealt} == {2 * 3} and {index // number for index in first} == {0}

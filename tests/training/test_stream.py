@@ -91,17 +91,18 @@ def test_a_stream_goes_on_at_the_row_where_it_stopped(stop: int, models: Path, t
     assert [entry["loss"] for entry in found.log if "loss" in entry] == losses
 
 
+@pytest.mark.parametrize("row", [{"text": "unlabelled", "label": None}, {"text": None, "label": "positive"}])
 @pytest.mark.parametrize("on_bad_row", ["error", "skip"])
-def test_rows_without_a_label_are_refused_or_skipped_while_they_stream(
-    on_bad_row: str, models: Path, tmp_path: Path
+def test_rows_without_a_label_or_a_text_are_refused_or_skipped_while_they_stream(
+    on_bad_row: str, row: dict[str, Any], models: Path, tmp_path: Path
 ) -> None:
     work, recorder = prepare(models, tmp_path, per_device_train_batch_size=8, max_steps=2)
     lines = (models / "train.jsonl").read_text().splitlines()
-    lines[3] = json.dumps({"text": "unlabelled", "label": None})
+    lines[3] = json.dumps(row)
     (models / "train.jsonl").write_text("\n".join(lines) + "\n")
     work.inputs["train"].rows.settings = work.recipe.dataset.model_copy(update={"on_bad_row": on_bad_row})
     if on_bad_row == "error":
-        with pytest.raises(DataError, match="a label in every row"):
+        with pytest.raises(DataError, match="in every row"):
             train(work)
     else:
         train(work)
