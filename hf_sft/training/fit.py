@@ -136,23 +136,7 @@ def _step_of(checkpoint: str | None) -> int:
 
 def _early_stopping(job: Job) -> list[Any]:
     settings = job.recipe.early_stopping
-    if settings is None:
-        return []
-    kind = _AnewAtStart if job.recipe.resume == "extend" else EarlyStoppingCallback
-    return [kind(settings.patience, settings.threshold)]
-
-
-class _AnewAtStart(EarlyStoppingCallback):
-    """Patience as the recipe has it now, counted from here: not as a checkpoint of the shorter run has it."""
-
-    def __init__(self, patience: int, threshold: float):
-        super().__init__(patience, threshold)
-        self.asked = (patience, threshold)
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        super().on_train_begin(args, state, control, **kwargs)
-        self.early_stopping_patience, self.early_stopping_threshold = self.asked
-        self.early_stopping_patience_counter = 0
+    return [] if settings is None else [EarlyStoppingCallback(settings.patience, settings.threshold)]
 
 
 def remove_checkpoints(directory: RunDirectory) -> None:

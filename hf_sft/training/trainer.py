@@ -12,7 +12,7 @@ import torch
 from accelerate.utils import broadcast_object_list
 from numpy.typing import NDArray
 from torch import nn
-from transformers import Trainer, TrainingArguments
+from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
 
 from hf_sft.data.labels import Labels
 from hf_sft.data.rows import Rows as RowSet
@@ -238,6 +238,16 @@ class SftTrainer(Trainer):
             folder = Path(str(self.args.output_dir))
             checkpoint = folder / f"checkpoint-{self.state.global_step}"
             mark_complete(folder, checkpoint, limit=limit, best=self.state.best_model_checkpoint)
+
+    def _load_callback_state(self) -> None:
+        """A run that is extended has the patience of its recipe, counted from here, not that of the checkpoint."""
+        super()._load_callback_state()
+        settings = self.recipe.early_stopping
+        for callback in self.callback_handler.callbacks:
+            if isinstance(callback, EarlyStoppingCallback) and settings and self.recipe.resume == "extend":
+                callback.early_stopping_patience = settings.patience
+                callback.early_stopping_threshold = settings.threshold
+                callback.early_stopping_patience_counter = 0
 
     def newest_checkpoint(self) -> str | None:
         """The last complete checkpoint, as the main process sees it."""

@@ -144,7 +144,7 @@ def test_an_image_that_breaks_while_training_is_an_error_of_the_data(tmp_path: P
 
 
 def test_the_list_of_bad_rows_is_a_table_of_split_row_column_and_reason() -> None:
-    found = load(SKIP, {"train": rows_with(["a", None, "b"], ["x", "y", None])})
+    found = load(SKIP, {"train": rows_with(["a", None, "b", "b"], ["x", "y", None, "z"])})
     table = list(csv.DictReader(io.StringIO(as_csv(found.bad_rows))))
     assert [(row["split"], row["row_id"], row["column"], row["reason"]) for row in table] == [
         ("train", "1", "label", "is empty (null)"),
