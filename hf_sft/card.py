@@ -55,10 +55,11 @@ def _results(record: RunRecord) -> str:
     rows = [
         (split, *summary.cells(result)) for split in summary.splits(record) for result in summary.results(record, split)
     ]
-    found = table(("split", "metric", "value", "95 % interval", "majority baseline"), rows, right=3)
+    baseline = f"{summary.baseline_name(record)} baseline"
+    found = table(("split", "metric", "value", "95 % interval", baseline), rows, right=3)
     return found and (
-        f"## Results\n\n{found}\n\nIntervals: bootstrap over the rows of the split. Majority baseline: the same answer "
-        "for every row. `loss` is the mean over rows, without label smoothing."
+        f"## Results\n\n{found}\n\nIntervals: bootstrap over the rows of the split. {baseline.capitalize()}: the same "
+        "answer for every row. `loss` is the mean over rows, without label smoothing."
     )
 
 
@@ -174,7 +175,8 @@ def _limits(record: RunRecord, split: str) -> Iterable[str]:
         yield f"{first.metric} was measured {measured}: 95 % interval from {number(low)} to {number(high)}"
         baseline = first.baseline
         if baseline is not None and not (low > baseline if greater_is_better(first.metric) else high < baseline):
-            yield f"the interval of {first.metric} reaches the majority baseline ({number(baseline)})"
+            name = f"{summary.baseline_name(record)} baseline"
+            yield f"the interval of {first.metric} reaches the {name} ({number(baseline)})"
     if split == "validation":
         yield "no test split was evaluated: the validation rows also chose the checkpoint, which flatters the results"
     classes = record.per_class.get(split, {})

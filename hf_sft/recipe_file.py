@@ -15,6 +15,7 @@ from hf_sft import recipe as schema
 from hf_sft import secrets, training_keys
 from hf_sft.errors import Finding, RecipeError, describe_value, nearest
 from hf_sft.recipe_mistakes import findings_of, place_of
+from hf_sft.recipe_sense import problems_across_sections
 from hf_sft.yaml12 import MAX_DEPTH, Places, parse, unwritable
 
 COMMAND_LINE = "command line"  # the place of every override
@@ -96,7 +97,7 @@ def build(
         for old, new in training_keys.RENAMED.items():
             if ("training", old) in places and old not in training:
                 places[("training", new)] = places[("training", old)]
-    for path, problem in (*schema.problems_across_sections(content), *secrets.problems_in(content)):
+    for path, problem in (*problems_across_sections(content), *secrets.problems_in(content)):
         findings.append(Finding(place=place_of(path, places), **problem))
     try:
         recipe = schema.Recipe.model_validate(content)

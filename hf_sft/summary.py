@@ -77,7 +77,7 @@ def cells(result: Result) -> tuple[str, str, str, str]:
     return result.metric, number(result.value), interval, number(result.baseline)
 
 
-def _baseline(record: RunRecord) -> str:
+def baseline_name(record: RunRecord) -> str:
     """What is always answered by what the metrics are compared with."""
     return "mean" if record.labels.get("problem") == "regression" else "majority"
 
@@ -90,7 +90,7 @@ def run_name(record: RunRecord) -> str:
 def as_text(record: RunRecord) -> str:
     """The table printed at the end of a run, where the model lies and how to load it, and the notes."""
     lines = [f"{printable(run_name(record))}: {record.recipe['task']}", ""]
-    table: list[Sequence[str]] = [("split", "metric", "value", "95 % interval", _baseline(record))]
+    table: list[Sequence[str]] = [("split", "metric", "value", "95 % interval", baseline_name(record))]
     for split in splits(record):
         rows = [cells(result) for result in results(record, split)]
         table += [
@@ -116,7 +116,7 @@ def as_html(record: RunRecord) -> str:
     from hf_sft import curves
 
     line = "border-bottom:1px solid rgba(128,128,128,.35);padding:3px 10px;"
-    heads = ("split", "metric", "value", "95 % interval", f"{_baseline(record)} baseline")
+    heads = ("split", "metric", "value", "95 % interval", f"{baseline_name(record)} baseline")
     rows = ["".join(f'<th style="{line}text-align:{_align(place)}">{head}</th>' for place, head in enumerate(heads))]
     for split in splits(record):
         for place, result in enumerate(results(record, split)):
