@@ -32,7 +32,7 @@ CHECKPOINTS_KEPT = 3  # two and the one being written, where the recipe says not
 class Rehearsal:
     """What a run would take, from the steps that were measured. seconds and bytes; steps: of the optimizer.
 
-    memory: peak of the process (or, on a GPU, of the device) in the rehearsal, whose first batch holds longest rows.
+    memory: peak of the process (or, on a GPU, of the device) in the rehearsal, the longest rows among its own.
     disk: what the run directory takes at most; free: what is left where it will lie.
     """
 
