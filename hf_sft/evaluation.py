@@ -30,8 +30,16 @@ class Evaluator:
     workers: int = 0
     channels_last: bool = False
 
-    def predict(self, model: Any, rows: RowSet, lengths: NDArray, labels: Labels) -> Rows:
-        """What `Problem.decode` reads off the model for every row, in the order of `rows`, on every process."""
+    @property
+    def reads_scores(self) -> bool:
+        """Whether a metric, or a threshold, is computed from the scores of all rows."""
+        return self.problem.calibrate is not None or any(metric.reads_scores for metric in self.metrics)
+
+    def predict(self, model: Any, rows: RowSet, lengths: NDArray, labels: Labels, *, keep_scores: bool = True) -> Rows:
+        """What `Problem.decode` reads off the model for every row, in the order of `rows`, on every process.
+
+        keep_scores False: of the scores of classes [N, L] none are kept, [N, 0]; memory does not grow with L.
+        """
         state = PartialState()
         batches = length_batches(lengths, self.batch_size)
         rounds = -(-len(batches) // state.num_processes)  # all processes step together; some repeat the first batch
@@ -52,6 +60,8 @@ class Evaluator:
             for number, batch in enumerate(loader):
                 part = self.problem.decode(forward(model, batch, self.channels_last), _on_cpu_targets(batch), labels)
                 if number < own:
+                    if not keep_scores and part["scores"].ndim > 1:
+                        part["scores"] = part["scores"][:, :0].copy()
                     decoded.append(part)
         model.train(training)
         share = [(np.asarray([row for batch in mine[:own] for row in batch], dtype=np.int64), concatenate(decoded))]

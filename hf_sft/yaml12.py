@@ -37,6 +37,19 @@ _FIXES = (  # what PyYAML's words for a problem mean to somebody who wrote a rec
 class _Loader(yaml.SafeLoader):
     """`2e-5` is a number, `no` and `12:30` are words; merge keys, dates and sets are none of YAML 1.2's."""
 
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """Refuses deep nesting as it is read: PyYAML would recurse into it, slower with each level."""
+        self.depth += 1
+        if self.depth > MAX_DEPTH and self.check_event(yaml.CollectionStartEvent):
+            mark = self.peek_event().start_mark
+            raise yaml.composer.ComposerError(None, None, f"more than {MAX_DEPTH} levels of nesting", mark)
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self.depth -= 1
+
 
 class _Dumper(yaml.SafeDumper):
     """Text that either version of YAML would read as something else is put in quotes."""
@@ -141,8 +154,6 @@ def parse(text: str, place: Callable[[int, int], str]) -> tuple[Any, Places, lis
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         raise _no_yaml(where(mark) if mark else place(1, 1), error.problem or str(error)) from None
-    except RecursionError:
-        raise _no_yaml(place(1, 1), f"more than {MAX_DEPTH} levels of nesting") from None
     except (yaml.YAMLError, ValueError) as error:
         raise _no_yaml(place(1, 1), str(error)) from None
     finally:

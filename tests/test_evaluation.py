@@ -15,9 +15,12 @@ from tiny_runs import make_data, make_recipe, prepare
 from torch.nn import functional
 
 from hf_sft import environment
-from hf_sft.evaluation import length_batches
+from hf_sft.evaluation import Evaluator, length_batches
 from hf_sft.job import Job
+from hf_sft.metrics import METRICS
+from hf_sft.record import RunDirectory
 from hf_sft.tasks.task import Rows
+from hf_sft.training.fit import train
 
 CASES = [("bert", "single_label"), ("bert", "multi_label"), ("vit", "regression"), ("resnet", "single_label")]
 
@@ -151,3 +154,35 @@ def test_two_processes_see_every_row_once_and_both_have_all(rows, batch_size, mo
         assert shared.keys() == alone.keys()
         for name in alone:
             np.testing.assert_allclose(shared[name], alone[name], rtol=1e-5)
+
+
+@pytest.mark.parametrize("family, problem", CASES)
+def test_metrics_that_read_no_scores_are_the_same_without_them(family, problem, models):
+    metrics = [metric for metric in METRICS.values() if problem in metric.problems and not metric.reads_scores]
+    work = make_job(family, problem, models)
+    evaluator, inputs = replace(work.evaluator, metrics=metrics), work.inputs["test"]
+    whole, lean = (
+        evaluator.predict(work.built.model, inputs.rows, inputs.lengths, work.labels, keep_scores=keep)
+        for keep in (True, evaluator.reads_scores)
+    )
+    if problem == "single_label":
+        assert lean["scores"].shape == (23, 0)
+    assert metrics and evaluator.measure(lean, inputs.targets, work.labels) == evaluator.measure(
+        whole, inputs.targets, work.labels
+    )
+
+
+@pytest.mark.parametrize("metric, kept", [("accuracy", 0), ("auroc", 2)])
+def test_while_training_scores_are_kept_where_a_metric_reads_them_alone(metric, kept, models, tmp_path, monkeypatch):
+    shapes = []
+    measure = Evaluator.measure
+
+    def noted(self: Evaluator, rows: Rows, targets: Any, labels: Any) -> dict[str, float]:
+        shapes.append(rows["scores"].shape)
+        return measure(self, rows, targets, labels)
+
+    monkeypatch.setattr(Evaluator, "measure", noted)
+    recipe = make_recipe("bert", models, tmp_path / "run", metrics=[metric])
+    work = prepare(recipe, make_data("bert", "single_label", train=20, validation=8))
+    train(work, RunDirectory(tmp_path / "run"))
+    assert shapes and set(shapes) == {(8, kept)}

@@ -18,6 +18,8 @@ class Outcome:
     | references  | int64 [N]                  | bool [N, L]    | float64 [N] |
     | predictions | int64 [N]                  | bool [N, L]    | float64 [N] |
     | scores      | float64 [N, L], rows sum 1 | float64 [N, L] | float64 [N] |
+
+    scores are [N, 0] where no metric reads them: then nothing of that size was kept.
     """
 
     references: NDArray
@@ -34,10 +36,14 @@ class Outcome:
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """A named number about an Outcome. `compute` returns NaN where the number is not defined (one class only)."""
+    """A named number about an Outcome. `compute` returns NaN where the number is not defined (one class only).
+
+    reads_scores: whether references and predictions do not suffice; else the scores of classes may be left out.
+    """
 
     name: str
     compute: Callable[[Outcome], float]
     problems: tuple[ProblemName, ...]
     greater_is_better: bool = True
     unit_interval: bool = True  # values lie in [0, 1] and print as percentages make sense
+    reads_scores: bool = False

@@ -111,7 +111,13 @@ def _adopt_function(name: str, problem: ProblemName, functions: Mapping[str, Cal
         raise _wrong(name, f"a function given to fine_tune(metrics={{...}}); given: {given}", nearest(key, functions))
     function = functions[key]
     if not isinstance(function, Metric):
-        return Metric(name=key, compute=_configure_function(function, name), problems=(problem,), unit_interval=False)
+        return Metric(
+            name=key,
+            compute=_configure_function(function, name),
+            problems=(problem,),
+            unit_interval=False,
+            reads_scores=True,
+        )
     if problem not in function.problems:
         raise _wrong(name, f"a metric that fits {problem}", found=f"{name} fits {', '.join(function.problems)}")
     return replace(function, name=key)
@@ -172,6 +178,7 @@ def _load_from_evaluate(name: str, problem: ProblemName, folder: Path, trust_rem
         problems=(problem,),
         greater_is_better=entry not in LOWER_IS_BETTER,
         unit_interval=False,
+        reads_scores=True,
     )
 
 

@@ -188,7 +188,8 @@ class SftTrainer(Trainer):
         assert self.validation is not None
         split, labels = self.validation, self.labels
         model = self.model_wrapped if self.is_fsdp_enabled or self.is_deepspeed_enabled else self.model
-        rows = self.evaluator.predict(model, split.rows, split.lengths, labels)
+        keep_scores = self.evaluator.reads_scores
+        rows = self.evaluator.predict(model, split.rows, split.lengths, labels, keep_scores=keep_scores)
         if self.problem.calibrate is not None:
             labels = self.problem.calibrate(rows["scores"], split.targets, labels)
         values = self.evaluator.measure(rows, split.targets, labels)
