@@ -78,7 +78,11 @@ class Evaluator:
 
 def forward(model: Any, batch: dict[str, Any], channels_last: bool) -> Any:
     """The model's outputs for a collated batch; targets stay out, the loss is ours."""
-    device = next(model.parameters()).device
+    return _LogitsOnCpu(model(**model_inputs(batch, next(model.parameters()).device, channels_last)))
+
+
+def model_inputs(batch: dict[str, Any], device: torch.device, channels_last: bool) -> dict[str, torch.Tensor]:
+    """What of a collated batch goes into the model."""
     inputs = {}
     for name, value in batch.items():
         if name not in ("labels", "weight"):
@@ -86,7 +90,7 @@ def forward(model: Any, batch: dict[str, Any], channels_last: bool) -> Any:
             if channels_last and value.ndim == 4:
                 value = value.contiguous(memory_format=torch.channels_last)
             inputs[name] = value
-    return _LogitsOnCpu(model(**inputs))
+    return inputs
 
 
 class _LogitsOnCpu(dict[str, torch.Tensor]):

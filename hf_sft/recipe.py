@@ -215,6 +215,15 @@ class Tuning(Section):
     )
     rules: list[TuningRule] = Field([], description="for rules, in order: the first that matches a parameter wins")
     head_lr_scale: float = Field(1.0, gt=0, description="times the learning rate that the strategy gives the head")
+    cache: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="whether what the frozen layers give is recorded once and replayed; auto: where that saves work",
+    )
+    cache_dir: str | None = Field(None, description="where it is kept; absent: under the Hugging Face cache")
+    cache_dtype: Literal["float32", "float16"] = Field("float32", description="float16 takes half the room")
+    cache_views: int | None = Field(
+        None, gt=0, description="with augment: so many augmented passes are recorded, of which each epoch draws"
+    )
 
 
 class Objective(Section):

@@ -180,7 +180,7 @@ def write_record(job: Job, directory: RunDirectory, trained: Trained, results: R
         environment=job.environment.as_dict(),
         seed=job.recipe.seed,
         history=history,
-        notes=[*job.notes, *([gap] if gap else [])],
+        notes=[*job.notes, *trained.notes, *([gap] if gap else [])],
         output_dir=str(directory.path),
     )
     if PartialState().is_main_process:

@@ -7,7 +7,7 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from transformers import EarlyStoppingCallback, PrinterCallback
@@ -16,6 +16,7 @@ from hf_sft.console import say
 from hf_sft.errors import Finding, RecipeError
 from hf_sft.record import RunDirectory, write_text
 from hf_sft.tasks.load import fingerprint
+from hf_sft.training.activation_cache import decide, replaying
 from hf_sft.training.arguments import make_arguments
 from hf_sft.training.callbacks import Progress
 from hf_sft.training.stopping import StopOnRequest
@@ -27,16 +28,30 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """How training went; the job's model now holds the weights that were best. rows: that this call trained on."""
+    """How training went; the job's model now holds the weights that were best. rows: that this call trained on.
+
+    notes: what a reader of the record must know of it.
+    """
 
     log: list[dict[str, Any]]
     seconds: float
     rows: int
     best_step: int | None
+    notes: tuple[str, ...] = ()
 
 
 def train(job: Job, directory: RunDirectory, callbacks: Sequence[Any] = ()) -> Trained:
-    """Train the job's model, going on from the newest checkpoint of the run directory where there is one."""
+    """Train the job's model, going on from the newest checkpoint of the run directory where there is one.
+
+    Frozen layers are computed once for all epochs, where that pays.
+    """
+    plan = decide(job)
+    with replaying(job, plan) as work:
+        trained = _train(work, directory, callbacks)
+    return trained if plan is None else replace(trained, notes=(*trained.notes, str(plan)))
+
+
+def _train(job: Job, directory: RunDirectory, callbacks: Sequence[Any]) -> Trained:
     validation = None
     if "validation" in job.inputs and job.recipe.training["eval_strategy"] != "no":
         part = job.inputs["validation"]

@@ -17,7 +17,7 @@ from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
 from hf_sft.data.labels import Labels
 from hf_sft.data.rows import Rows as RowSet
 from hf_sft.errors import EnvironmentProblem, Finding, RecipeError
-from hf_sft.evaluation import Evaluator
+from hf_sft.evaluation import Evaluator, model_inputs
 from hf_sft.modeling.parameter_groups import parameter_groups
 from hf_sft.modeling.tuning import Rule
 from hf_sft.recipe import Recipe
@@ -138,9 +138,7 @@ class SftTrainer(Trainer):
         for module in self.frozen:
             module.training = False
         batch = {name: inputs.pop(name) for name in ("labels", "weight")}
-        if self.evaluator.channels_last:
-            inputs["pixel_values"] = inputs["pixel_values"].contiguous(memory_format=torch.channels_last)
-        outputs = model(**inputs)
+        outputs = model(**model_inputs(inputs, self.args.device, self.evaluator.channels_last))
         total, items = self.problem.objective(outputs, batch, self.recipe.objective.label_smoothing)
         self.losses = self.losses + torch.stack([total.detach(), items.to(total)])
         if not torch.isfinite(total):
