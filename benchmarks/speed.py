@@ -86,6 +86,7 @@ def text_job(folder: Path) -> Job:
                 "save_strategy": "no",
                 "learning_rate": 1e-5,
             },
+            "run": {"precision": "fp32"},  # as the other arms
             "output_dir": str(folder),
         }
     )

@@ -101,6 +101,7 @@ def _process_group(recipe: Recipe) -> dict[str, Any]:
 def choose_precision(asked: str, device: torch.device) -> str:
     """auto: bf16 where the GPU has it in hardware (compute capability 8.0 on), fp16 on older ones, else fp32.
 
+    On a CPU it is the model's own steps that tell, once it is there (training/precision.py).
     Weights and optimizer stay float32 in every case. Raises EnvironmentProblem for fp16 without a GPU.
     """
     if asked == "auto":

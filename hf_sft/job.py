@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,11 +25,13 @@ from hf_sft.modeling.parameter_groups import describe, freeze
 from hf_sft.modeling.rules import Rule
 from hf_sft.modeling.tuning import decide
 from hf_sft.recipe import Recipe
+from hf_sft.record import RunDirectory
 from hf_sft.tasks import TASKS
 from hf_sft.tasks.load import Inputs, TaskData, load_data, make_inputs, stream_inputs
 from hf_sft.tasks.task import Problem, Task
 from hf_sft.training.arguments import fill_training, workers
 from hf_sft.training.learning_rates import default_learning_rate
+from hf_sft.training.precision import ROWS, measured_precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,6 +153,19 @@ def assemble(
     for line in notes:
         say(line)
     _try_one_row(built.model, inputs["train"], collate, channels_last)
+    if resolved.run.precision == "auto" and environment.device == "cpu":
+        precision, line = measured_precision(
+            built.model,
+            frozen,
+            collate(inputs["train"].features(ROWS)),
+            evaluator.problem,
+            resolved.objective.label_smoothing,
+            channels_last=channels_last,
+            checkpoints=RunDirectory(Path(recipe.output_dir)).checkpoints,
+        )
+        environment = replace(environment, precision=precision)
+        if line:
+            say(line)
     return Job(
         recipe=resolved,
         task=task,

@@ -19,6 +19,7 @@ from hf_sft.tasks.load import fingerprint
 from hf_sft.training.activation_cache import decide, replaying
 from hf_sft.training.arguments import make_arguments
 from hf_sft.training.callbacks import Progress
+from hf_sft.training.precision import note_precision
 from hf_sft.training.stopping import StopOnRequest
 from hf_sft.training.trainer import LossNotFinite, SftTrainer, Validation
 
@@ -78,6 +79,7 @@ def _train(job: Job, directory: RunDirectory, callbacks: Sequence[Any]) -> Train
     trainer.remove_callback(PrinterCallback)
     if arguments.should_save:
         write_text(directory.recipe, job.recipe.to_yaml(absolute_paths=True))
+        note_precision(directory.checkpoints, job.environment.precision)
     checkpoint = trainer.newest_checkpoint() if job.recipe.resume != "never" else None
     _same_rows(job, directory, going_on=checkpoint is not None, writes=arguments.should_save)
     if checkpoint:

@@ -1,0 +1,113 @@
+"""Which precision a CPU trains in: bfloat16 where a step of this very model measures clearly faster in it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+from torch import nn
+
+from hf_sft.evaluation import model_inputs
+from hf_sft.record import write_text
+from hf_sft.tasks.task import Problem
+
+CLEARLY = 1.3  # times as fast, from which rounding to eight bits of mantissa is worth it
+FEWEST_PARAMETERS = 1_000_000  # below, a step costs nothing in any precision
+ROWS = 4  # of the steps that are measured
+REPETITIONS = 3
+BEGUN_IN = "precision"  # a file beside the checkpoints: a run that goes on keeps the precision it began in
+
+
+def measured_precision(
+    model: nn.Module,
+    frozen: Sequence[nn.Module],
+    batch: Mapping[str, Any],
+    problem: Problem,
+    settings: Any,
+    *,
+    channels_last: bool,
+    checkpoints: Path,
+) -> tuple[str, str]:
+    """(precision, one line that says why) on a CPU; the line is empty where nothing was measured.
+
+    batch: collated. checkpoints: where a run that goes on noted what it began in. Processor time is compared, which
+    other work on the machine hardly changes; every process takes what the main one measured.
+    """
+    if (checkpoints / BEGUN_IN).is_file():
+        return (checkpoints / BEGUN_IN).read_text(encoding="utf-8").strip(), ""
+    if sum(parameter.numel() for parameter in model.parameters()) < FEWEST_PARAMETERS:
+        return "fp32", ""
+    times = [0.0]
+    if PartialState().is_main_process:
+        step = _make_step(model, frozen, batch, problem, settings, channels_last)
+        with _undisturbed(model):
+            times[0] = times_as_fast(step)
+    (times_faster,) = broadcast_object_list(times)
+    if times_faster < CLEARLY:
+        return "fp32", ""
+    line = f"bfloat16 is {times_faster:.1f} times as fast as float32 on this CPU: steps compute in bf16"
+    return "bf16", f"{line}, weights stay float32"
+
+
+def note_precision(checkpoints: Path, precision: str) -> None:
+    """What a run that goes on has to take."""
+    write_text(checkpoints / BEGUN_IN, precision + "\n")
+
+
+def times_as_fast(step: Callable[[bool], None]) -> float:
+    """How many times less processor time a step takes with True (bfloat16); the first of each warms up."""
+    seconds: dict[bool, list[float]] = {False: [], True: []}
+    for number in range(REPETITIONS + 1):
+        for half in (False, True):
+            started = time.process_time()
+            step(half)
+            if number:
+                seconds[half].append(time.process_time() - started)
+        if number == 1 and seconds[True][0] > seconds[False][0]:
+            break
+    return min(seconds[False]) / max(min(seconds[True]), 1e-9)
+
+
+def _make_step(
+    model: nn.Module,
+    frozen: Sequence[nn.Module],
+    batch: Mapping[str, Any],
+    problem: Problem,
+    settings: Any,
+    channels_last: bool,
+) -> Callable[[bool], None]:
+    inputs = model_inputs(dict(batch), torch.device("cpu"), channels_last)
+    targets = {name: batch[name] for name in ("labels", "weight")}
+    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+    def step(half: bool) -> None:
+        model.train()
+        for module in frozen:
+            module.training = False
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
+            outputs = model(**inputs)
+        total, items = problem.objective(outputs, targets, settings)
+        torch.autograd.grad(total / items, learning, allow_unused=True)
+
+    return step
+
+
+@contextmanager
+def _undisturbed(model: nn.Module) -> Iterator[None]:
+    """Modes, buffers (statistics of BatchNorm) and random numbers are put back."""
+    modes = [(module, module.training) for module in model.modules()]
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    with torch.random.fork_rng(devices=[]):
+        try:
+            yield
+        finally:
+            for module, mode in modes:
+                module.training = mode
+            for buffer, value in buffers:
+                buffer.copy_(value)
