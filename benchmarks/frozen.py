@@ -38,7 +38,7 @@ from hf_sft import Recipe, fine_tune
 from hf_sft.environment import prepare_environment
 from hf_sft.job import prepare
 from hf_sft.packages import locate_in_package
-from hf_sft.training.activation_cache import decide, _record_rows
+from hf_sft.training.activation_cache import _record_rows, decide
 
 BATCH = 32
 DATA = Path(os.environ.get("HF_SFT_REAL_DATA", ""))
