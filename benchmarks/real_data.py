@@ -82,8 +82,11 @@ def compare(name: str, root: Path, folder: Path, seed: int) -> str:
     )
 
 
-def plain_trainer(recipe: Recipe, folder: Path) -> float:
-    """The script most people write, on the rows of the run: its first metric on test with the last weights."""
+def plain_trainer(recipe: Recipe, folder: Path, *, bf16: bool = False) -> float:
+    """The script most people write, on the rows of the run: its first metric on test with the last weights.
+
+    The model is left in folder/model, as from_pretrained reads it.
+    """
     task = TASKS[recipe.task]
     found = load_data(recipe, task)
     problem = task.problems[found.labels.problem]
@@ -108,11 +111,17 @@ def plain_trainer(recipe: Recipe, folder: Path) -> float:
         save_strategy="no",
         disable_tqdm=True,
         use_cpu=not torch.accelerator.is_available(),
+        bf16=bf16,
         remove_unused_columns=False,
         log_level="error",
     )
     trainer = Trainer(model=model, args=arguments, train_dataset=data(train), data_collator=collate)
     trainer.train()
+    model.save_pretrained(folder / "model")
+    if recipe.task == "text-classification":
+        tokenizer = AutoTokenizer.from_pretrained(locate_in_package(recipe.model.name, "model"))
+        tokenizer.model_max_length = recipe.processor.max_length
+        tokenizer.save_pretrained(folder / "model")
     logits = torch.as_tensor(trainer.predict(data(test)).predictions)
     targets = problem.encode(list(_entries(test)), found.labels)
     rows = problem.decode({"logits": logits}, {}, found.labels)
