@@ -215,6 +215,16 @@ class Tuning(Section):
     )
     rules: list[TuningRule] = Field([], description="for rules, in order: the first that matches a parameter wins")
     head_lr_scale: float = Field(1.0, gt=0, description="times the learning rate that the strategy gives the head")
+    solver: Literal["gradient", "logistic"] = Field(
+        "gradient",
+        description="for strategy head; gradient: trained step by step; logistic: solved on the frozen features",
+    )
+    warm_start: Literal["linear_probe"] | None = Field(
+        None, description="linear_probe: the head is solved before the first step (LP-FT, Kumar et al. 2022)"
+    )
+    reinit_layers: int | None = Field(
+        None, gt=0, description="so many of the last layers are drawn anew before training (Zhang et al. 2021)"
+    )
 
 
 class Objective(Section):
