@@ -53,13 +53,16 @@ def _opening(record: RunRecord) -> str:
 
 def _results(record: RunRecord) -> str:
     rows = [
-        (split, *summary.cells(result)) for split in summary.splits(record) for result in summary.results(record, split)
+        (split, *summary.compared(record, result))
+        for split in summary.splits(record)
+        for result in summary.results(record, split)
     ]
-    baseline = f"{summary.baseline_name(record)} baseline"
-    found = table(("split", "metric", "value", "95 % interval", baseline), rows, right=3)
+    baseline, *probe = f"{summary.baseline_name(record)} baseline", *summary.baseline_heads(record)[1:]
+    found = table(("split", "metric", "value", "95 % interval", baseline, *probe), rows, right=3 + len(probe))
+    told = " Linear probe: the pretrained model with nothing but its last layer fitted." if probe else ""
     return found and (
         f"## Results\n\n{found}\n\nIntervals: bootstrap over the rows of the split. {baseline.capitalize()}: the same "
-        "answer for every row. `loss` is the mean over rows, without label smoothing."
+        f"answer for every row.{told} `loss` is the mean over rows, without label smoothing."
     )
 
 
@@ -177,6 +180,9 @@ def _limits(record: RunRecord, split: str) -> Iterable[str]:
         if baseline is not None and not (low > baseline if greater_is_better(first.metric) else high < baseline):
             name = f"{summary.baseline_name(record)} baseline"
             yield f"the interval of {first.metric} reaches the {name} ({number(baseline)})"
+        probe = first.probe if summary.shows_probe(record) else None
+        if probe is not None and not (low > probe if greater_is_better(first.metric) else high < probe):
+            yield f"the interval of {first.metric} reaches that of a linear probe ({number(probe)})"
     if split == "validation":
         yield "no test split was evaluated: the validation rows also chose the checkpoint, which flatters the results"
     classes = record.per_class.get(split, {})

@@ -59,6 +59,9 @@ def run(
     ] = None,
     processes: Annotated[int, typer.Option(min=1, help="Start this many processes (one per device).")] = 1,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete an earlier run in output_dir first.")] = False,
+    with_probe: Annotated[
+        bool, typer.Option("--with-probe", help="Record a head solved on the pretrained features as a baseline.")
+    ] = False,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Train, evaluate, save and document a model.
@@ -66,9 +69,11 @@ def run(
     Example: hf-sft run bundled:bert_sentiment training.num_train_epochs=1
     """
     flags = ["--overwrite"] * overwrite + ["--trust-remote-code"] * trust_remote_code
+    flags += ["--with-probe"] * with_probe
     if processes > 1:
         raise typer.Exit(start_processes(recipe, overrides or [], flags, processes))
-    raise typer.Exit(run_here(recipe, overrides or [], overwrite=overwrite, trust_remote_code=trust_remote_code))
+    options = {"overwrite": overwrite, "with_probe": with_probe, "trust_remote_code": trust_remote_code}
+    raise typer.Exit(run_here(recipe, overrides or [], **options))
 
 
 @app.command(no_args_is_help=True, short_help="Report mistakes and costs before a run.")

@@ -60,7 +60,9 @@ def start_processes(recipe: str, overrides: Sequence[str], flags: Sequence[str],
     return launch([recipe, *overrides, *flags], processes)
 
 
-def run_here(recipe: str, overrides: Sequence[str], *, overwrite: bool, trust_remote_code: bool) -> int:
+def run_here(
+    recipe: str, overrides: Sequence[str], *, overwrite: bool, with_probe: bool, trust_remote_code: bool
+) -> int:
     from hf_sft.recipe import Recipe
 
     directory = None
@@ -70,7 +72,7 @@ def run_here(recipe: str, overrides: Sequence[str], *, overwrite: bool, trust_re
         directory = RunDirectory(Path(loaded.output_dir))
         from hf_sft.run import fine_tune
 
-        fine_tune(loaded, overwrite=overwrite, trust_remote_code=trust_remote_code)
+        fine_tune(loaded, overwrite=overwrite, with_probe=with_probe, trust_remote_code=trust_remote_code)
         return 0
     except HfSftError as error:
         return report_error(error)

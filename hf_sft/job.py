@@ -22,6 +22,7 @@ from hf_sft.metrics.resolve import resolve_metrics
 from hf_sft.modeling.anatomy import is_convolutional
 from hf_sft.modeling.build import Built, Opened, build_model, open_model
 from hf_sft.modeling.parameter_groups import describe, freeze
+from hf_sft.modeling.reinit import reinit_layers
 from hf_sft.modeling.rules import Rule
 from hf_sft.modeling.tuning import decide
 from hf_sft.recipe import Recipe
@@ -29,6 +30,7 @@ from hf_sft.record import RunDirectory
 from hf_sft.tasks import TASKS
 from hf_sft.tasks.load import Inputs, TaskData, load_data, make_inputs, stream_inputs
 from hf_sft.tasks.task import Problem, Task
+from hf_sft.training import probe
 from hf_sft.training.arguments import fill_training, workers
 from hf_sft.training.learning_rates import default_learning_rate
 from hf_sft.training.precision import ROWS, measured_precision
@@ -126,6 +128,10 @@ def assemble(
     set_seed(recipe.seed)
     built = build_model(recipe, task, found.labels, opened=opened, trust_remote_code=trust_remote_code)
     rules = decide(built.model, built.new, recipe.tuning)
+    if recipe.tuning.warm_start is not None:
+        probe.refuse_frozen_head(built.model, rules)
+    if recipe.tuning.reinit_layers is not None:
+        built = _with_layers_drawn_anew(built, recipe.tuning.reinit_layers, rules)
     frozen = freeze(built.model, rules)
     total, trainable, line = describe(built.model)
     say(f"{recipe.model.name}: {built.report}")
@@ -149,7 +155,7 @@ def assemble(
         workers=workers(resolved),
         channels_last=channels_last,
     )
-    notes = _truncation_notes(inputs, task, built)
+    notes = [*_truncation_notes(inputs, task, built), *probe.notes(recipe, built)]
     for line in notes:
         say(line)
     _try_one_row(built.model, inputs["train"], collate, channels_last)
@@ -185,6 +191,12 @@ def assemble(
     )
 
 
+def _with_layers_drawn_anew(built: Built, number: int, rules: Mapping[str, Rule]) -> Built:
+    blocks = reinit_layers(built.model, number, rules)
+    words = f"{built.report}; drawn anew: {', '.join(block.name for block in blocks)}"
+    return replace(built, report=words, new=built.new | {name for block in blocks for name in block.parameters})
+
+
 def _rows_line(found: TaskData) -> str:
     sizes = ", ".join(f"{role} {len(part.split):,}" for role, part in found.splits.items())
     names = found.labels.names
@@ -208,7 +220,7 @@ def _resolve(
     )
     if "learning_rate" in recipe.training:
         rate = recipe.training["learning_rate"]
-    else:
+    elif not probe.solves(recipe):
         say(f"learning rate {rate:g}: {why}")
     training = fill_training(
         recipe,

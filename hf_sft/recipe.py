@@ -224,6 +224,16 @@ class Tuning(Section):
     cache_views: int | None = Field(
         None, gt=0, description="with augment: so many augmented passes are recorded, of which each epoch draws"
     )
+    solver: Literal["gradient", "logistic"] = Field(
+        "gradient",
+        description="for strategy head; gradient: trained step by step; logistic: solved on the frozen features",
+    )
+    warm_start: Literal["linear_probe"] | None = Field(
+        None, description="linear_probe: the head is solved before the first step (LP-FT, Kumar et al. 2022)"
+    )
+    reinit_layers: int | None = Field(
+        None, gt=0, description="so many of the last layers are drawn anew before training (Zhang et al. 2021)"
+    )
 
 
 class Objective(Section):

@@ -25,6 +25,7 @@ def problems_across_sections(content: dict[str, Any]) -> list[Problem]:
         found += _early_stopping_problems(content, training)
     if isinstance(content.get("tuning"), dict):
         found += _tuning_problems(content["tuning"])
+        found += _probe_problems(content, content["tuning"])
     task = content.get("task")
     if not isinstance(task, str) or task not in ROLES:
         return found
@@ -84,6 +85,36 @@ def _tuning_problems(tuning: dict[str, Any]) -> list[Problem]:
             problem = {"expected": expected, "found": str(rule["weight_decay"]), "fix": fix}
             found.append((("tuning", "rules", str(number), "weight_decay"), problem))
     return found
+
+
+def _probe_problems(content: dict[str, Any], tuning: dict[str, Any]) -> list[Problem]:
+    """A solved head needs all rows at once and a head that is its own to write; layers drawn anew have to train."""
+    strategy, solved = tuning.get("strategy", "full"), tuning.get("solver") == "logistic"
+    key, warm = "solver" if solved else "warm_start", tuning.get("warm_start") == "linear_probe"
+    model, data = (content[name] if isinstance(content.get(name), dict) else {} for name in ("model", "dataset"))
+    wrong: list[tuple[bool, str, str, str, str]] = [
+        (solved and strategy != "head", "solver", "strategy head beside solver: logistic", str(strategy),
+         "set strategy: head, or warm_start: linear_probe to begin with a solved head"),
+        (solved and warm, "warm_start", "solver: gradient beside warm_start", "solver: logistic",
+         "leave warm_start out: the head is solved already"),
+        ((solved or warm) and data.get("streaming") is True, key, "training rows that can be read at once",
+         "dataset.streaming: true", "leave streaming out, or this key"),
+        ((solved or warm) and model.get("head") == "keep", key, "a new head, which it solves", "model.head: keep",
+         "leave model.head out to let the solved head replace the model's own"),
+    ]  # fmt: skip
+    if tuning.get("reinit_layers") is not None:
+        expected = "layers that train and were trained before"
+        wrong += [
+            (strategy == "head", "reinit_layers", expected, "strategy: head, which freezes them",
+             "set strategy: full or top_layers, or leave it out"),
+            (model.get("weights") == "random", "reinit_layers", expected, "model.weights: random",
+             "leave it out: all weights are drawn anew"),
+        ]  # fmt: skip
+    return [
+        (("tuning", place), {"expected": expected, "found": found, "fix": fix})
+        for applies, place, expected, found, fix in wrong
+        if applies
+    ]
 
 
 def _early_stopping_problems(content: dict[str, Any], training: dict[str, Any]) -> list[Problem]:

@@ -61,7 +61,7 @@ class RunRecord:
     labels: {"problem": ..., "names": [...], "thresholds": [...] or None}.
     metrics: split -> name -> value, `loss` among them (mean of the rows' unsmoothed losses).
     intervals: split -> name -> [low, high], 95 % bootstrap over rows.
-    baselines: split -> baseline ("majority") -> name -> value.
+    baselines: split -> baseline ("majority"; "linear_probe" where one was solved) -> name -> value.
     per_class: split -> label -> {"precision", "recall", "f1", "support"}; empty for regression.
     parameters: {"total", "trainable", "head": what was done with the head, in words}.
     timings: seconds: {"load", "train", "evaluate", "total"} and "train_rows_per_second".

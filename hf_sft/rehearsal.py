@@ -6,6 +6,7 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,12 @@ from transformers import TrainerCallback
 from hf_sft import results, room
 from hf_sft.console import overheard
 from hf_sft.job import Job
+from hf_sft.modeling.linear_probe import expected_seconds, num_features
 from hf_sft.record import RunDirectory
 from hf_sft.tasks.load import Inputs, take_inputs
 from hf_sft.training.fit import train
 from hf_sft.training.order import epoch_order
+from hf_sft.training.probe import solves
 
 STEPS = 3  # the first warms up; the others are timed
 EVALUATED = 64  # rows
@@ -75,11 +78,17 @@ def rehearse(job: Job) -> Rehearsal:
         saving = time.perf_counter() - evaluated
         setup = max(0.0, before_evaluation - started - sum(clock.seconds))
         model = _size(directory.model)
-    costs = _step_costs(few["train"], batch, job.recipe.seed)
-    steps, whole = _whole_cost(job, inputs, batch)
-    timed = clock.seconds[1:] or clock.seconds
-    per_cost = sum(timed) / max(1.0, float(costs[-len(timed) :].sum()))
-    train_seconds = per_cost * whole
+    if solves(job.recipe):
+        steps, setup = 0, 0.0
+        train_seconds = _probe_seconds(job, few, evaluated - before_evaluation, ("train", "validation"))
+    else:
+        costs = _step_costs(few["train"], batch, job.recipe.seed)
+        steps, whole = _whole_cost(job, inputs, batch)
+        timed = clock.seconds[1:] or clock.seconds
+        per_cost = sum(timed) / max(1.0, float(costs[-len(timed) :].sum()))
+        train_seconds = per_cost * whole
+    if job.recipe.tuning.warm_start is not None:
+        setup += _probe_seconds(job, few, evaluated - before_evaluation, tuple(job.inputs))
     evaluation = _evaluation_seconds(job, few, evaluated - before_evaluation)
     disk = model + checkpoint * _checkpoints(job)
     free = shutil.disk_usage(room.existing(Path(job.recipe.output_dir))).free
@@ -171,13 +180,23 @@ def _evaluation_seconds(job: Job, few: dict[str, Inputs], seconds: float) -> flo
     per_cost = seconds / looked
     training = job.recipe.training
     often = training["num_train_epochs"] if training["eval_strategy"] == "epoch" else 1
+    often = 0 if solves(job.recipe) else often
     during = often * splits["validation"].lengths.sum() if "validation" in splits and often else 0.0
     return float(per_cost * (during + sum(part.lengths.sum() for part in splits.values())))
 
 
+def _probe_seconds(job: Job, few: dict[str, Inputs], seconds: float, roles: Sequence[str]) -> float:
+    """Of one pass over these splits, from an evaluation of the few rows, and of solving the head."""
+    looked = sum(int(part.lengths.sum()) for role, part in few.items() if role != "train")
+    whole = sum(float(job.inputs[role].lengths.sum()) for role in roles if role in job.inputs)
+    model = job.built.model
+    solving = expected_seconds(len(job.inputs["train"].row_ids), num_features(model), model.config.num_labels)
+    return seconds / max(1, looked) * whole + solving
+
+
 def _checkpoints(job: Job) -> int:
     training = job.recipe.training
-    if training["save_strategy"] == "no":
+    if training["save_strategy"] == "no" or solves(job.recipe):
         return 0
     return int(training.get("save_total_limit") or CHECKPOINTS_KEPT - 1) + 1
 

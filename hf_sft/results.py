@@ -28,6 +28,7 @@ from hf_sft.tasks.load import fingerprint
 from hf_sft.tasks.task import Rows
 from hf_sft.training.fit import Trained, remove_checkpoints
 from hf_sft.training.history import epoch_entries, step_entries
+from hf_sft.training.probe import solves
 
 if TYPE_CHECKING:
     from hf_sft.job import Job
@@ -149,6 +150,8 @@ def write_record(job: Job, directory: RunDirectory, trained: Trained, results: R
         if train_targets is not None:  # a stream's are not known
             majority = job.problem.baseline(train_targets, len(targets), job.labels)
             baselines[role] = {"majority": job.evaluator.measure(majority, targets, job.labels)}
+        if trained.probe is not None:
+            baselines[role]["linear_probe"] = dict(metrics[role] if solves(job.recipe) else trained.probe.metrics[role])
         if job.labels.problem != "regression":
             classes[role] = per_class(outcome, job.labels.names)
     history = {

@@ -20,6 +20,7 @@ def fine_tune(
     metrics: Mapping[str, Callable[..., Any]] | None = None,
     callbacks: Sequence[Any] = (),
     overwrite: bool = False,
+    with_probe: bool = False,
     trust_remote_code: bool = False,
 ) -> RunRecord:
     """Train, evaluate, save and document a model as the recipe says; what it leaves is in `recipe.output_dir`.
@@ -29,6 +30,7 @@ def fine_tune(
     metrics: name -> f(predictions, references[, scores]) -> number, beside (or named function:<name> in) the recipe's.
     callbacks: transformers.TrainerCallback instances.
     overwrite: delete an earlier run in that folder first.
+    with_probe: before training, solve a head on the pretrained features and record it as a baseline.
     The same call again goes on where it stopped, or returns the record of the finished run. SIGINT and SIGTERM (and
     run.max_hours) end it at the next step, after a checkpoint, with KeyboardInterrupt or SystemExit(143).
 
@@ -37,8 +39,10 @@ def fine_tune(
     recipe = as_recipe(recipe)
     started = time.perf_counter()
     from hf_sft import environment, job, ownership, results, room, run_directory
-    from hf_sft.training import fit
+    from hf_sft.training import fit, probe
 
+    if with_probe:
+        probe.refuse_stream(recipe)
     machine = environment.prepare_environment(recipe)
     asked = run_directory.describe_asked(recipe, data)
     finished = run_directory.finished_run(recipe, asked, overwrite=overwrite)
@@ -53,7 +57,7 @@ def fine_tune(
         run_directory.finished_run(recipe, asked, overwrite=overwrite)  # another may have finished here meanwhile
         directory = run_directory.open_run(work.recipe, asked, overwrite=overwrite)
         results.list_bad_rows(work, directory)
-        trained = fit.train(work, directory, callbacks)
+        trained = fit.train(work, directory, callbacks, with_probe=with_probe)
         found = results.evaluate(work, directory)
         results.save_model(work, directory, found)
         record = results.write_record(work, directory, trained, found, started=started)

@@ -23,7 +23,7 @@ ROUND = 16  # tokens, to which a suggested length is rounded up
 
 def learning_rate(recipe: Recipe, config: Any) -> list[Finding]:
     """A learning rate far from the table's for this family, strategy and optimizer."""
-    given = recipe.training.get("learning_rate")
+    given = recipe.training.get("learning_rate") if recipe.tuning.solver == "gradient" else None
     usual, why = default_learning_rate(
         config,
         recipe.tuning.strategy,

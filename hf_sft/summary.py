@@ -22,12 +22,13 @@ TRAINING_FALL = 0.05  # of the training loss at that epoch
 
 
 class Result(NamedTuple):
-    """One metric of one split; None where a number is not defined."""
+    """One metric of one split; None where a number is not defined. probe: of a head solved on pretrained features."""
 
     metric: str
     value: float | None
     interval: tuple[float, float] | None
     baseline: float | None
+    probe: float | None = None
 
 
 def splits(record: RunRecord) -> list[str]:
@@ -41,12 +42,12 @@ def results(record: RunRecord, split: str) -> list[Result]:
     values = record.metrics[split]
     asked = [name for name in asked_metrics(record) if name in values]
     names = asked + [name for name in values if name not in (*asked, "loss")] + ["loss"] * ("loss" in values)
-    majority = record.baselines.get(split, {}).get("majority", {})
+    majority, probe = (record.baselines.get(split, {}).get(name, {}) for name in ("majority", "linear_probe"))
     found = []
     for name in names:
         low, high = map(finite, record.intervals.get(split, {}).get(name) or (None, None))
         interval = None if low is None or high is None else (low, high)
-        found.append(Result(name, finite(values[name]), interval, finite(majority.get(name))))
+        found.append(Result(name, finite(values[name]), interval, finite(majority.get(name)), finite(probe.get(name))))
     return found
 
 
@@ -77,6 +78,22 @@ def cells(result: Result) -> tuple[str, str, str, str]:
     return result.metric, number(result.value), interval, number(result.baseline)
 
 
+def shows_probe(record: RunRecord) -> bool:
+    """Whether a linear probe was measured that is not the model itself."""
+    solved = (record.recipe.get("tuning") or {}).get("solver") == "logistic"
+    return not solved and any("linear_probe" in found for found in record.baselines.values())
+
+
+def compared(record: RunRecord, result: Result) -> tuple[str, ...]:
+    """A result as it is printed: metric, value, interval, baselines as `baseline_heads` names them."""
+    return (*cells(result), *([number(result.probe)] if shows_probe(record) else []))
+
+
+def baseline_heads(record: RunRecord) -> tuple[str, ...]:
+    """Names of the baselines that metrics are compared with."""
+    return (baseline_name(record), *(["linear probe"] if shows_probe(record) else []))
+
+
 def baseline_name(record: RunRecord) -> str:
     """What is always answered by what the metrics are compared with."""
     return "mean" if record.labels.get("problem") == "regression" else "majority"
@@ -90,13 +107,13 @@ def run_name(record: RunRecord) -> str:
 def as_text(record: RunRecord) -> str:
     """The table printed at the end of a run, where the model lies and how to load it, and the notes."""
     lines = [f"{printable(run_name(record))}: {record.recipe['task']}", ""]
-    table: list[Sequence[str]] = [("split", "metric", "value", "95 % interval", baseline_name(record))]
+    table: list[Sequence[str]] = [("split", "metric", "value", "95 % interval", *baseline_heads(record))]
     for split in splits(record):
-        rows = [cells(result) for result in results(record, split)]
+        rows = [compared(record, result) for result in results(record, split)]
         table += [
             (split if first else "", *row) for first, row in zip([True] + [False] * len(rows), rows, strict=False)
         ]
-    widths = [max(len(printable(row[column])) for row in table) for column in range(5)]
+    widths = [max(len(printable(row[column])) for row in table) for column in range(len(table[0]))]
     for row in table if len(table) > 1 else []:
         name = "  ".join(printable(text).ljust(width) for text, width in zip(row[:2], widths[:2], strict=True))
         values = "  ".join(printable(text).rjust(width) for text, width in zip(row[2:], widths[2:], strict=True))
@@ -116,11 +133,12 @@ def as_html(record: RunRecord) -> str:
     from hf_sft import curves
 
     line = "border-bottom:1px solid rgba(128,128,128,.35);padding:3px 10px;"
-    heads = ("split", "metric", "value", "95 % interval", f"{baseline_name(record)} baseline")
+    baselines = [f"{baseline_name(record)} baseline", *baseline_heads(record)[1:]]
+    heads = ("split", "metric", "value", "95 % interval", *baselines)
     rows = ["".join(f'<th style="{line}text-align:{_align(place)}">{head}</th>' for place, head in enumerate(heads))]
     for split in splits(record):
         for place, result in enumerate(results(record, split)):
-            shown = ("" if place else split, *cells(result))
+            shown = ("" if place else split, *compared(record, result))
             rows.append(
                 "".join(
                     f'<td style="{line}text-align:{_align(column)}">{escaped(text)}</td>'

@@ -17,6 +17,7 @@ from hf_sft.errors import Finding, HfSftError
 from hf_sft.job import Job
 from hf_sft.modeling.block_table import block_table
 from hf_sft.modeling.build import Opened, open_model
+from hf_sft.modeling.convex import METHODS
 from hf_sft.modeling.parameter_groups import describe
 from hf_sft.recipe import Recipe
 from hf_sft.rehearsal import Rehearsal, rehearse
@@ -26,6 +27,7 @@ from hf_sft.tasks import TASKS
 from hf_sft.tasks.load import TaskData, load_data
 from hf_sft.training.arguments import fill_training
 from hf_sft.training.learning_rates import default_learning_rate
+from hf_sft.training.probe import notes, solves
 
 MOST_ROWS = 10_000  # looked at in each split, unless all are asked for
 T = TypeVar("T")
@@ -181,7 +183,9 @@ def _look(
     words = _describe_model(work, recipe.training)
     training = work.recipe.training
     rate, decay = training["learning_rate"], training.get("weight_decay", 0.0)
-    blocks = block_table(work.built.model, work.rules, learning_rate=rate, weight_decay=decay)
+    solved = solves(work.recipe)
+    blocks = block_table(work.built.model, work.rules, learning_rate=rate, weight_decay=decay, solved=solved)
+    book.notes += notes(recipe, work.built)
     return facts, words, blocks, book.attempt(lambda: rehearse(work))
 
 
@@ -232,6 +236,8 @@ def _names(entries: Any) -> list[str]:
 
 
 def _look_at_steps(recipe: Recipe, found: TaskData, opened: Opened, processes: int) -> list[Finding]:
+    if solves(recipe):
+        return []
     rows = len(found.splits["train"].split) if "train" in found.splits else None
     rate, _ = default_learning_rate(opened.config, recipe.tuning.strategy, random=False, optimizer="")
     training = fill_training(
@@ -252,7 +258,12 @@ def _describe_model(work: Job, given: Mapping[str, Any]) -> dict[str, str]:
         work.built.model.config, work.recipe.tuning.strategy, random=work.recipe.model.weights == "random", optimizer=""
     )
     words = {"weights": work.built.report, "trains": trains.removeprefix("training ")}
-    words["learning rate"] = f"{rate:g}" + ("" if "learning_rate" in given else f" ({why})")
+    if solves(work.recipe):
+        words["head"] = f"solved by {METHODS[work.labels.problem].name}, no steps"
+    else:
+        words["learning rate"] = f"{rate:g}" + ("" if "learning_rate" in given else f" ({why})")
+    if work.recipe.tuning.warm_start is not None:
+        words["warm start"] = f"the head is solved by {METHODS[work.labels.problem].name} before the first step"
     words["machine"] = str(work.environment)
     if work.task.length is not None:
         words["texts"] = f"cut at {work.built.processor.model_max_length} tokens"

@@ -112,8 +112,11 @@ def _labels(report: CheckReport) -> Table | None:
 
 
 def _cost(rehearsal: Rehearsal) -> list[tuple[str, str]]:
+    steps = (
+        f"{rehearsal.steps:,} of {rehearsal.seconds_per_step:.2g} s" if rehearsal.steps else "none: the head is solved"
+    )
     return [
-        ("steps", f"{rehearsal.steps:,} of {rehearsal.seconds_per_step:.2g} s"),
+        ("steps", steps),
         ("time", f"about {_duration(rehearsal.total_seconds)}, of which training {_duration(rehearsal.train_seconds)}"),
         ("peak memory", _amount(rehearsal.memory)),
         ("disk", f"{_amount(rehearsal.disk)} at most ({_amount(rehearsal.free)} free)"),

@@ -15,14 +15,19 @@ from hf_sft.tables import Table
 HEADS = ("block", "parameters", "trains", "learning rate", "weight decay", "mode")
 
 
-def block_table(model: nn.Module, rules: Mapping[str, Rule], *, learning_rate: float, weight_decay: float) -> Table:
+def block_table(
+    model: nn.Module, rules: Mapping[str, Rule], *, learning_rate: float, weight_decay: float, solved: bool = False
+) -> Table:
     """One row per block in forward order; neighbours that are treated alike share one.
 
     weight decay is that of the matrices and kernels of a block: biases and norms never decay. mode eval: dropout is
-    off and BatchNorm's statistics stay; where a block trains in part, so does what is frozen inside it.
+    off and BatchNorm's statistics stay; where a block trains in part, so does what is frozen inside it. solved: what
+    the rules leave free is solved, not trained.
     """
     parameters = dict(model.named_parameters())
     rows = [(block, _treatment(block, rules, parameters, learning_rate, weight_decay)) for block in find_blocks(model)]
+    if solved:
+        rows = [(block, ("no" if shown[0] == "no" else "solved", "-", "-", "eval")) for block, shown in rows]
     told = [
         (_name([block for block, _ in members]), f"{_size(members, parameters):,}", *treatment)
         for treatment, members in _neighbours(rows)

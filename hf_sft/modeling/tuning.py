@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from hf_sft.errors import Finding, RecipeError, nearest
-from hf_sft.modeling.anatomy import Block, find_blocks, head_parameters
+from hf_sft.modeling.anatomy import Block, find_blocks, head_parameters, output_layers
 from hf_sft.modeling.rules import Rule, apply_rules
 from hf_sft.recipe import Tuning
 
@@ -20,7 +20,14 @@ def full(model: Any, new: frozenset[str], settings: Tuning) -> list[Rule]:
 
 
 def head(model: Any, new: frozenset[str], settings: Tuning) -> list[Rule]:
-    """Only the head trains, and whatever below it starts untrained (a pooler the checkpoint lacks)."""
+    """Only the head trains, and whatever below it starts untrained (a pooler the checkpoint lacks).
+
+    A head that is solved changes in its output layer alone.
+    """
+    if settings.solver == "logistic":
+        layers = output_layers(model, model.config.num_labels)
+        names = {f"{name}.{part}" for name, layer in layers.items() for part, _ in layer.named_parameters()}
+        return [Rule("head", names=frozenset(names)), Rule("*", lr_scale=0.0)]
     return [*_head_rule(model, settings), *_new_rule(new), Rule("*", lr_scale=0.0)]
 
 

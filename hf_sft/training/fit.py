@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from accelerate import PartialState
 from transformers import EarlyStoppingCallback, PrinterCallback
 
 from hf_sft.console import say
@@ -20,6 +21,7 @@ from hf_sft.training.activation_cache import decide, replaying
 from hf_sft.training.arguments import make_arguments
 from hf_sft.training.callbacks import Progress
 from hf_sft.training.precision import note_precision
+from hf_sft.training.probe import Probe, before_training, solve_head, solves
 from hf_sft.training.stopping import StopOnRequest
 from hf_sft.training.trainer import LossNotFinite, SftTrainer, Validation
 
@@ -31,28 +33,34 @@ if TYPE_CHECKING:
 class Trained:
     """How training went; the job's model now holds the weights that were best. rows: that this call trained on.
 
-    notes: what a reader of the record must know of it.
+    probe: the head solved on the model as it was loaded, where there was one. notes: for the record.
     """
 
     log: list[dict[str, Any]]
     seconds: float
     rows: int
     best_step: int | None
+    probe: Probe | None = None
     notes: tuple[str, ...] = ()
 
 
-def train(job: Job, directory: RunDirectory, callbacks: Sequence[Any] = ()) -> Trained:
+def train(job: Job, directory: RunDirectory, callbacks: Sequence[Any] = (), *, with_probe: bool = False) -> Trained:
     """Train the job's model, going on from the newest checkpoint of the run directory where there is one.
 
-    Frozen layers are computed once for all epochs, where that pays.
+    Frozen layers are computed once for all epochs, where that pays. with_probe: a linear probe is measured before, to
+    compare with.
     """
-    plan = decide(job)
+    probes = solves(job.recipe) or with_probe or job.recipe.tuning.warm_start is not None
+    plan = None if probes else decide(job)
     with replaying(job, plan) as work:
-        trained = _train(work, directory, callbacks)
+        if solves(job.recipe):
+            trained = _solve(work, directory)
+        else:
+            trained = _train(work, directory, callbacks, with_probe=with_probe)
     return trained if plan is None else replace(trained, notes=(*trained.notes, str(plan)))
 
 
-def _train(job: Job, directory: RunDirectory, callbacks: Sequence[Any]) -> Trained:
+def _train(job: Job, directory: RunDirectory, callbacks: Sequence[Any], *, with_probe: bool) -> Trained:
     validation = None
     if "validation" in job.inputs and job.recipe.training["eval_strategy"] != "no":
         part = job.inputs["validation"]
@@ -90,6 +98,8 @@ def _train(job: Job, directory: RunDirectory, callbacks: Sequence[Any]) -> Train
     elif "validation" in job.inputs and not arguments.load_best_model_at_end:
         say("training.save_strategy is not eval_strategy: the last weights are kept, not the best")
     before = _step_of(checkpoint)
+    going_on = checkpoint is not None
+    probe = before_training(job, directory.checkpoints, going_on=going_on, asked=with_probe)
     started = time.perf_counter()
     with stop.listening(), _rows_noted(job, directory):
         trainer.train(resume_from_checkpoint=checkpoint)
@@ -104,7 +114,19 @@ def _train(job: Job, directory: RunDirectory, callbacks: Sequence[Any]) -> Train
         say(f"{first.name} was not defined at any evaluation; the last weights are kept")
     if state.best_global_step and state.best_global_step != state.global_step and arguments.load_best_model_at_end:
         say(f"best {first.name if first else 'loss'} at step {state.best_global_step}; those weights are kept")
-    return Trained(log=state.log_history, seconds=seconds, rows=rows, best_step=state.best_global_step)
+    notes = (f"warm start: {probe.words}",) if probe and job.recipe.tuning.warm_start else ()
+    return Trained(
+        log=state.log_history, seconds=seconds, rows=rows, best_step=state.best_global_step, probe=probe, notes=notes
+    )
+
+
+def _solve(job: Job, directory: RunDirectory) -> Trained:
+    """The head solved in place of training: no steps, no checkpoints."""
+    if PartialState().is_main_process:
+        write_text(directory.recipe, job.recipe.to_yaml(absolute_paths=True))
+    probe, log, seconds = solve_head(job)
+    rows = len(job.inputs["train"].row_ids)
+    return Trained(log=log, seconds=seconds, rows=rows, best_step=None, probe=probe, notes=(probe.words,))
 
 
 def _same_rows(job: Job, directory: RunDirectory, *, going_on: bool, writes: bool) -> None:

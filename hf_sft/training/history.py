@@ -35,6 +35,7 @@ def epoch_entries(log: Sequence[Entry], *, evaluated: bool) -> list[dict[str, An
             values, loss = {}, None
         else:
             continue
+        values |= {name: value for name, value in entry.items() if name.startswith("train_")}  # of a solved head
         train_loss = mean_loss(log, before, step)
         entries.append(
             {"epoch": entry["epoch"], "step": step, "train_loss": train_loss, "validation_loss": loss, **values}
