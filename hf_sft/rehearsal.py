@@ -21,6 +21,7 @@ from hf_sft.job import Job
 from hf_sft.record import RunDirectory
 from hf_sft.tasks.load import Inputs, take_inputs
 from hf_sft.training.fit import train
+from hf_sft.training.interpolation import ALPHAS
 from hf_sft.training.order import epoch_order
 
 STEPS = 3  # the first warms up; the others are timed
@@ -60,6 +61,7 @@ def rehearse(job: Job) -> Rehearsal:
         job,
         inputs=few,
         recipe=_shortened(job, has_validation="validation" in few),
+        rules={name: replace(rule, after=0) for name, rule in job.rules.items()},  # the dearest: all that ever trains
     )
     clock = _Clock()
     with tempfile.TemporaryDirectory(prefix="hf_sft_check_") as name, overheard():
@@ -134,7 +136,8 @@ def _shortened(job: Job, *, has_validation: bool) -> Any:
         "save_total_limit": 1,
         "report_to": "none",
     }
-    return job.recipe.model_copy(update={"training": training, "early_stopping": None})
+    tuning = job.recipe.tuning.model_copy(update={"wise_ft": None})
+    return job.recipe.model_copy(update={"training": training, "tuning": tuning, "early_stopping": None})
 
 
 def _step_costs(few: Inputs, batch: int, seed: int) -> NDArray:
@@ -171,6 +174,8 @@ def _evaluation_seconds(job: Job, few: dict[str, Inputs], seconds: float) -> flo
     per_cost = seconds / looked
     training = job.recipe.training
     often = training["num_train_epochs"] if training["eval_strategy"] == "epoch" else 1
+    if (wise_ft := job.recipe.tuning.wise_ft) is not None:
+        often += len(ALPHAS) if wise_ft.alpha == "auto" else 3
     during = often * splits["validation"].lengths.sum() if "validation" in splits and often else 0.0
     return float(per_cost * (during + sum(part.lengths.sum() for part in splits.values())))
 

@@ -155,6 +155,8 @@ def write_record(job: Job, directory: RunDirectory, trained: Trained, results: R
         "steps": step_entries(trained.log),
         "epochs": epoch_entries(trained.log, evaluated=any("eval_loss" in entry for entry in trained.log)),
     }
+    if trained.curve:
+        history["wise_ft"] = trained.curve
     gap = gap_note(history)
     record = RunRecord(
         recipe=job.recipe.to_dict(),
@@ -180,7 +182,7 @@ def write_record(job: Job, directory: RunDirectory, trained: Trained, results: R
         environment=job.environment.as_dict(),
         seed=job.recipe.seed,
         history=history,
-        notes=[*job.notes, *([gap] if gap else [])],
+        notes=[*job.notes, *trained.notes, *([gap] if gap else [])],
         output_dir=str(directory.path),
     )
     if PartialState().is_main_process:

@@ -7,19 +7,22 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from transformers import EarlyStoppingCallback, PrinterCallback
 
 from hf_sft.console import say
 from hf_sft.errors import Finding, RecipeError
+from hf_sft.modeling.learned_state import learned_state
 from hf_sft.record import RunDirectory, write_text
 from hf_sft.tasks.load import fingerprint
 from hf_sft.training.arguments import make_arguments
+from hf_sft.training.averaging import decay_of
 from hf_sft.training.callbacks import Progress
+from hf_sft.training.interpolation import Curve, interpolate, keep_start
 from hf_sft.training.stopping import StopOnRequest
-from hf_sft.training.trainer import LossNotFinite, SftTrainer, Validation
+from hf_sft.training.trainer import LossNotFinite, SftTrainer, Validation, measure
 
 if TYPE_CHECKING:
     from hf_sft.job import Job
@@ -27,21 +30,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """How training went; the job's model now holds the weights that were best. rows: that this call trained on."""
+    """How training went; the job's model now holds the weights to be kept. rows: that this call trained on.
+
+    curve: what tuning.wise_ft found on its way. notes: what a reader of the numbers must know.
+    """
 
     log: list[dict[str, Any]]
     seconds: float
     rows: int
     best_step: int | None
+    curve: Curve = field(default_factory=list)
+    notes: tuple[str, ...] = ()
 
 
 def train(job: Job, directory: RunDirectory, callbacks: Sequence[Any] = ()) -> Trained:
     """Train the job's model, going on from the newest checkpoint of the run directory where there is one."""
-    validation = None
-    if "validation" in job.inputs and job.recipe.training["eval_strategy"] != "no":
-        part = job.inputs["validation"]
-        assert part.targets is not None
-        validation = Validation(rows=part.rows, lengths=part.lengths, targets=part.targets)
+    validation = _validation(job) if job.recipe.training["eval_strategy"] != "no" else None
     first = job.metrics[0] if validation else None
     arguments = make_arguments(job.recipe, directory.checkpoints, precision=job.environment.precision, metric=first)
     stop = StopOnRequest(max_hours=job.recipe.run.max_hours, started=time.perf_counter() - job.load_seconds)
@@ -72,6 +76,9 @@ def train(job: Job, directory: RunDirectory, callbacks: Sequence[Any] = ()) -> T
         arguments.eval_on_start = False
     elif "validation" in job.inputs and not arguments.load_best_model_at_end:
         say("training.save_strategy is not eval_strategy: the last weights are kept, not the best")
+    if job.recipe.tuning.wise_ft:
+        first_weights = learned_state(job.built.model, job.rules)
+        keep_start(first_weights, directory.checkpoints, going_on=bool(checkpoint), writes=arguments.should_save)
     before = _step_of(checkpoint)
     started = time.perf_counter()
     with stop.listening(), _rows_noted(job, directory):
@@ -87,7 +94,41 @@ def train(job: Job, directory: RunDirectory, callbacks: Sequence[Any] = ()) -> T
         say(f"{first.name} was not defined at any evaluation; the last weights are kept")
     if state.best_global_step and state.best_global_step != state.global_step and arguments.load_best_model_at_end:
         say(f"best {first.name if first else 'loss'} at step {state.best_global_step}; those weights are kept")
-    return Trained(log=state.log_history, seconds=seconds, rows=rows, best_step=state.best_global_step)
+    notes = list(_averaged(job, state.max_steps))
+    curve: Curve = []
+    if job.recipe.tuning.wise_ft:
+        curve, words = _interpolate(job, directory)
+        notes.append(words)
+    for line in notes:
+        say(line)
+    best = state.best_global_step
+    return Trained(log=state.log_history, seconds=seconds, rows=rows, best_step=best, curve=curve, notes=tuple(notes))
+
+
+def _validation(job: Job) -> Validation | None:
+    part = job.inputs.get("validation")
+    if part is None:
+        return None
+    assert part.targets is not None
+    return Validation(rows=part.rows, lengths=part.lengths, targets=part.targets)
+
+
+def _averaged(job: Job, steps: int) -> Iterator[str]:
+    if job.recipe.tuning.ema is not None:
+        decay = decay_of(job.recipe.tuning.ema, steps)
+        yield f"the weights kept are a moving average over training (ema, decay {decay:.6g} in {steps:,} steps)"
+
+
+def _interpolate(job: Job, directory: RunDirectory) -> tuple[Curve, str]:
+    settings, split, model = job.recipe.tuning.wise_ft, _validation(job), job.built.model
+    assert settings is not None
+    return interpolate(
+        learned_state(model, job.rules),
+        directory.checkpoints,
+        alpha=settings.alpha,
+        metric=job.metrics[0],
+        measure=None if split is None else lambda: measure(job.evaluator, model, split, job.labels),
+    )
 
 
 def _same_rows(job: Job, directory: RunDirectory, *, going_on: bool, writes: bool) -> None:
