@@ -19,6 +19,8 @@ from hf_sft.modeling.parameter_groups import modules_within
 from hf_sft.modeling.rules import Rule
 from hf_sft.recipe import Gradual, Tuning
 
+MOST_SHOWN = 4  # turns in a line
+
 
 class Turns(TrainerCallback):
     """What trains at which step: a pure function of steps and epochs done, so that a resumed run needs no memory of it.
@@ -67,7 +69,7 @@ def describe_turns(rules: Mapping[str, Rule], tuning: Tuning, *, steps: int | No
     Raises RecipeError where it ends before anything joins, or begins with nothing that trains.
     """
     turns: dict[int, list[str]] = {}
-    for rule in rules.values():
+    for rule in reversed(list(rules.values())):  # from the top of the model
         if rule.after and rule.pattern not in turns.setdefault(rule.after, []):
             turns[rule.after].append(rule.pattern)
     if not turns:
@@ -83,7 +85,8 @@ def describe_turns(rules: Mapping[str, Rule], tuning: Tuning, *, steps: int | No
         raise RecipeError(Finding(place="tuning.gradual.every", expected=expected, found=str(plan.every), fix=fix))
     word = plan.unit.removesuffix("s")
     joining = [f"from {word} {after + 1} {', '.join(turns[after])}" for after in sorted(turns)]
-    lines = ["the head trains first; " + "; ".join(joining)]
+    shown = joining if len(joining) <= MOST_SHOWN else [*joining[: MOST_SHOWN - 1], "...", joining[-1]]
+    lines = ["the head trains first; " + "; ".join(shown)]
     late = [name for after in sorted(turns) if length is not None and after >= length for name in turns[after]]
     if late:
         lines.append(

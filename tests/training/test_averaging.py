@@ -79,7 +79,7 @@ def test_what_is_evaluated_is_the_average_of_a_plain_loop(family, ema, decay, mo
     """With BatchNorm's statistics; a count of batches is no weight."""
     raw = Raw()
     training = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "no"}
-    found, kept, seen = run(family, models, tmp_path, raw, double=True, training=training, tuning={"ema": ema})
+    _, kept, seen = run(family, models, tmp_path, raw, double=True, training=training, tuning={"ema": ema})
     expected = plain_average(raw.seen, decay)
     assert len(seen) == len(expected) == 12
     for one, other, now in zip(seen, expected, raw.seen[1:], strict=True):
@@ -194,7 +194,9 @@ def test_both_processes_evaluate_and_keep_the_same_statistics(models, tmp_path):
 def test_model_holds_the_average_and_the_record_says_so(models, tmp_path):
     recipe = make_recipe("bert", models, tmp_path, tuning={"ema": 0.6}, run={"keep_checkpoints": True})
     record = fine_tune(recipe, data=make_data("bert", train=44, validation=16))
-    best = max(record.history["epochs"], key=lambda entry: (entry[record.recipe["metrics"][0]], -entry["validation_loss"]))
+    best = max(
+        record.history["epochs"], key=lambda entry: (entry[record.recipe["metrics"][0]], -entry["validation_loss"])
+    )
     averaged = load_file(tmp_path / "checkpoints" / f"checkpoint-{best['step']}" / FILE)
     saved = load_file(tmp_path / "model" / "model.safetensors")
     assert largest_difference(averaged, {name: saved[name] for name in averaged}) == 0.0
