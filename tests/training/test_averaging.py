@@ -167,6 +167,8 @@ def test_frozen_parts_are_not_averaged_and_stay_bit_identical(models, tmp_path):
     train(work)
     changed = {name for name, value in weights(work).items() if not np.array_equal(value, before[name])}
     assert changed and all(name.startswith("classifier.") for name in changed)
+    (file, *_) = sorted(tmp_path.rglob(FILE))
+    assert {name for name in load_file(file) if "running" not in name} == changed
 
 
 def averages(models: Path, folder: Path, family: str, training: dict[str, Any]) -> tuple[Weights, list[Weights], Any]:

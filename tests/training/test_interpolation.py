@@ -43,7 +43,7 @@ def floats(state: Weights) -> Weights:
 @pytest.mark.parametrize("family", ["bert", "resnet", "timm_vit"])
 @pytest.mark.parametrize("tuning", [{}, {"ema": 0.5}], ids=["", "ema"])
 def test_alpha_0_is_the_start_1_the_end_and_between_them_a_line(family, tuning, models, tmp_path):
-    """Start and end to the last bit; the end is what would have been kept without: a moving average where there is one."""
+    """Start and end to the last bit; the end is what is kept without it, the moving average where there is one."""
     _, before, end = run(family, models, tmp_path / "end", None, tuning=tuning)
     found = {alpha: run(family, models, tmp_path / str(alpha), alpha, tuning=tuning)[2] for alpha in (0, 0.3, 1)}
     assert largest_difference(floats(before), floats(found[0])) == 0.0
