@@ -27,11 +27,13 @@ from hf_sft.modeling.rules import Rule
 from hf_sft.modeling.tuning import decide
 from hf_sft.recipe import Recipe
 from hf_sft.record import RunDirectory
+from hf_sft.sense import num_steps
 from hf_sft.tasks import TASKS
 from hf_sft.tasks.load import Inputs, TaskData, load_data, make_inputs, stream_inputs
 from hf_sft.tasks.task import Problem, Task
 from hf_sft.training import probe
 from hf_sft.training.arguments import fill_training, workers
+from hf_sft.training.gradual import describe_turns
 from hf_sft.training.learning_rates import default_learning_rate
 from hf_sft.training.precision import ROWS, measured_precision
 
@@ -79,7 +81,7 @@ def prepare(
     found = load_data(recipe, task, data)
     for line in (_rows_line(found), *found.notes):
         say(line)
-    check_early_stopping(recipe, found)
+    check_validation(recipe, found)
     metrics = find_metrics(recipe, found, functions, trust_remote_code)
     opened = open_model(recipe, task, trust_remote_code=trust_remote_code)
     work = assemble(recipe, environment, found, metrics, opened, trust_remote_code=trust_remote_code)
@@ -89,14 +91,38 @@ def prepare(
     return replace(work, notes=(*given, *work.notes), load_seconds=time.perf_counter() - started)
 
 
-def check_early_stopping(recipe: Recipe, found: TaskData) -> None:
-    """Raises RecipeError where there is nothing to stop by."""
-    if recipe.early_stopping is not None and "validation" not in found.splits:
-        expected, fix = (
-            "a labelled validation split",
-            "let one be cut (dataset.splits: {}), or leave early_stopping out",
+def check_validation(recipe: Recipe, found: TaskData) -> None:
+    """Raises RecipeError where there is nothing to stop by, or to choose by."""
+    if "validation" in found.splits:
+        return
+    expected, cut, findings = "a labelled validation split", "let one be cut (dataset.splits: {})", list[Finding]()
+    if recipe.early_stopping is not None:
+        fix = f"{cut}, or leave early_stopping out"
+        findings.append(Finding(place="early_stopping", expected=expected, found="none", fix=fix))
+    if recipe.tuning.wise_ft is not None and recipe.tuning.wise_ft.alpha == "auto":
+        fix = f"{cut}, or set a number between 0 and 1"
+        findings.append(Finding(place="tuning.wise_ft.alpha", expected=expected, found="none", fix=fix))
+    if findings:
+        raise RecipeError(findings)
+
+
+def tuning_notes(
+    recipe: Recipe, rules: Mapping[str, Rule], rows: int | None, processes: int, built: Built
+) -> list[str]:
+    """What tuning means for a run of this length and this model; recipe: with all defaults filled in.
+
+    Raises RecipeError for a gradual schedule that does nothing.
+    """
+    steps = num_steps(recipe.training, rows, processes)
+    per_epoch = num_steps({**recipe.training, "max_steps": 0, "num_train_epochs": 1}, rows, processes)
+    epochs = steps / per_epoch if steps and per_epoch else None
+    notes = describe_turns(rules, recipe.tuning, steps=steps, epochs=epochs)
+    if recipe.tuning.wise_ft and built.new and recipe.tuning.warm_start is None:
+        notes.append(
+            "wise_ft goes back towards a head that was drawn at random, so that alphas far from 1 can hardly be good; "
+            "tuning.warm_start: linear_probe gives it a head that was solved"
         )
-        raise RecipeError(Finding(place="early_stopping", expected=expected, found="none", fix=fix))
+    return notes
 
 
 def find_metrics(
@@ -156,6 +182,7 @@ def assemble(
         channels_last=channels_last,
     )
     notes = [*_truncation_notes(inputs, task, built), *probe.notes(recipe, built)]
+    notes += tuning_notes(resolved, rules, inputs["train"].size, environment.processes, built)
     for line in notes:
         say(line)
     _try_one_row(built.model, inputs["train"], collate, channels_last)

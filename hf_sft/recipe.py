@@ -16,10 +16,12 @@ from hf_sft.errors import nearest
 
 TaskName = Literal["text-classification", "image-classification"]
 ProblemName = Literal["single_label", "multi_label", "regression"]
-StrategyName = Literal["full", "head", "top_layers", "first_layers", "layer_decay", "rules"]
+StrategyName = Literal["full", "head", "top_layers", "first_layers", "layer_decay", "gradual", "rules"]
 STRATEGY_KEYS = {  # the key of `tuning` that a strategy needs; no other strategy takes it
-    "top_layers": "layers", "first_layers": "layers", "layer_decay": "layer_decay", "rules": "rules",
+    "top_layers": "layers", "first_layers": "layers", "layer_decay": "layer_decay", "gradual": "gradual",
+    "rules": "rules",
 }  # fmt: skip
+KEYS_WITH_DEFAULTS = ("gradual",)  # those that may be left out
 SPLIT_ROLES = ("train", "validation", "test")
 METRIC_NAMES = (
     "accuracy", "macro_f1", "micro_f1", "weighted_f1", "macro_precision", "macro_recall",
@@ -201,18 +203,39 @@ class TuningRule(Section):
     weight_decay: float | None = Field(None, ge=0, description="in place of training.weight_decay")
 
 
+class Gradual(Section):
+    """When the blocks join, from the top down, while the head trains."""
+
+    every: int = Field(1, gt=0, description="epochs or steps after which the next layers join")
+    unit: Literal["epochs", "steps"] = Field("epochs", description="of every: epochs, or steps of the optimizer")
+    layers: Literal["all"] | Annotated[int, Field(gt=0)] = Field(
+        1, description="how many layers join at a time; all: everything at once"
+    )
+
+
+class WiseFt(Section):
+    """Weights between those before and those after training (Wortsman et al. 2022)."""
+
+    alpha: Literal["auto"] | Annotated[float, Field(ge=0, le=1)] = Field(
+        "auto",
+        description="0: the weights before training, 1: those after; auto: the best on validation",
+    )
+
+
 class Tuning(Section):
     """Which weights learn, and how fast."""
 
     strategy: StrategyName = Field(
         "full",
         description="full: everything trains; head: only the new head; top_layers, first_layers: so many layers and "
-        "the head; layer_decay: the further from the head, the slower; rules: as they say",
+        "the head; layer_decay: the further from the head, the slower; gradual: the head first, then layer by layer; "
+        "rules: as they say",
     )
     layers: int | None = Field(None, gt=0, description="how many, for top_layers and first_layers")
     layer_decay: float | None = Field(
         None, gt=0, lt=1, description="for layer_decay: the learning rate of a layer over that of the next one"
     )
+    gradual: Gradual | None = Field(None, description="for gradual; absent: one layer more each epoch")
     rules: list[TuningRule] = Field([], description="for rules, in order: the first that matches a parameter wins")
     head_lr_scale: float = Field(1.0, gt=0, description="times the learning rate that the strategy gives the head")
     cache: Literal["auto", "on", "off"] = Field(
@@ -234,6 +257,10 @@ class Tuning(Section):
     reinit_layers: int | None = Field(
         None, gt=0, description="so many of the last layers are drawn anew before training (Zhang et al. 2021)"
     )
+    ema: Literal["auto"] | Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None, description="evaluate and keep a moving average of the weights, with this decay; auto: by the steps"
+    )
+    wise_ft: WiseFt | None = Field(None, description="after training, go back part of the way to the first weights")
 
 
 class Objective(Section):

@@ -6,7 +6,15 @@ from typing import Any, get_args
 
 from hf_sft import training_keys
 from hf_sft.errors import nearest
-from hf_sft.recipe import AUGMENTATION_KEYS, PROCESSOR_KEYS, ROLES, STRATEGY_KEYS, Processor, StrategyName
+from hf_sft.recipe import (
+    AUGMENTATION_KEYS,
+    KEYS_WITH_DEFAULTS,
+    PROCESSOR_KEYS,
+    ROLES,
+    STRATEGY_KEYS,
+    Processor,
+    StrategyName,
+)
 
 Problem = tuple[tuple[str, ...], dict[str, str]]  # where in the recipe, and the parts of a Finding
 
@@ -26,6 +34,7 @@ def problems_across_sections(content: dict[str, Any]) -> list[Problem]:
     if isinstance(content.get("tuning"), dict):
         found += _tuning_problems(content["tuning"])
         found += _probe_problems(content, content["tuning"])
+        found += _gradual_problems(content["tuning"], content.get("dataset"))
     task = content.get("task")
     if not isinstance(task, str) or task not in ROLES:
         return found
@@ -66,7 +75,7 @@ def _tuning_problems(tuning: dict[str, Any]) -> list[Problem]:
         return []
     found: list[Problem] = []
     needed = STRATEGY_KEYS.get(strategy)
-    if needed and tuning.get(needed) in (None, []):
+    if needed and needed not in KEYS_WITH_DEFAULTS and tuning.get(needed) in (None, []):
         example = {"layers": "2", "layer_decay": "0.8", "rules": "[{pattern: head}, {pattern: '*', lr_scale: 0.1}]"}
         expected, fix = f"this key, which strategy {strategy} needs", f"{needed}: {example[needed]}"
         found.append((("tuning", needed), {"expected": expected, "found": "nothing", "fix": fix}))
@@ -115,6 +124,18 @@ def _probe_problems(content: dict[str, Any], tuning: dict[str, Any]) -> list[Pro
         for applies, place, expected, found, fix in wrong
         if applies
     ]
+
+
+def _gradual_problems(tuning: dict[str, Any], dataset: Any) -> list[Problem]:
+    """A stream is read on and on: it has no epochs to count in."""
+    streams = isinstance(dataset, dict) and dataset.get("streaming") is True
+    settings = tuning.get("gradual")
+    unit = settings.get("unit", "epochs") if isinstance(settings, dict) else "epochs"
+    if tuning.get("strategy") != "gradual" or not streams or unit != "epochs":
+        return []
+    fix = "write gradual: {every: 100, unit: steps}"
+    problem = {"expected": "steps, with dataset.streaming", "found": "epochs", "fix": fix}
+    return [(("tuning", "gradual", "unit"), problem)]
 
 
 def _early_stopping_problems(content: dict[str, Any], training: dict[str, Any]) -> list[Problem]:

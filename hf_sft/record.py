@@ -66,7 +66,8 @@ class RunRecord:
     parameters: {"total", "trainable", "head": what was done with the head, in words}.
     timings: seconds: {"load", "train", "evaluate", "total"} and "train_rows_per_second".
     data: split -> {"rows", "fingerprint", "source"}; "notes": decisions taken, in words.
-    versions: package -> version. history: {"steps": [...], "epochs": [...]}.
+    versions: package -> version. history: {"steps": [...], "epochs": [...]}, and
+    with tuning.wise_ft {"wise_ft": [...]}: loss and metrics on validation at each alpha.
     notes: what a reader of the numbers must know (in-memory data, custom functions, a widening gap).
     evaluations: what `hf-sft evaluate` found since, each with its data, split, date, metrics, intervals and slices.
     """

@@ -23,6 +23,7 @@ from hf_sft.modeling.linear_probe import expected_seconds, num_features
 from hf_sft.record import RunDirectory
 from hf_sft.tasks.load import Inputs, take_inputs
 from hf_sft.training.fit import train
+from hf_sft.training.interpolation import ALPHAS
 from hf_sft.training.order import epoch_order
 from hf_sft.training.probe import solves
 
@@ -63,6 +64,7 @@ def rehearse(job: Job) -> Rehearsal:
         job,
         inputs=few,
         recipe=_shortened(job, has_validation="validation" in few),
+        rules={name: replace(rule, after=0) for name, rule in job.rules.items()},  # the dearest: all that ever trains
     )
     clock = _Clock()
     with tempfile.TemporaryDirectory(prefix="hf_sft_check_") as name, overheard():
@@ -143,7 +145,8 @@ def _shortened(job: Job, *, has_validation: bool) -> Any:
         "save_total_limit": 1,
         "report_to": "none",
     }
-    return job.recipe.model_copy(update={"training": training, "early_stopping": None})
+    tuning = job.recipe.tuning.model_copy(update={"wise_ft": None})
+    return job.recipe.model_copy(update={"training": training, "tuning": tuning, "early_stopping": None})
 
 
 def _step_costs(few: Inputs, batch: int, seed: int) -> NDArray:
@@ -181,6 +184,8 @@ def _evaluation_seconds(job: Job, few: dict[str, Inputs], seconds: float) -> flo
     training = job.recipe.training
     often = training["num_train_epochs"] if training["eval_strategy"] == "epoch" else 1
     often = 0 if solves(job.recipe) else often
+    if (wise_ft := job.recipe.tuning.wise_ft) is not None:
+        often += len(ALPHAS) if wise_ft.alpha == "auto" else 3
     during = often * splits["validation"].lengths.sum() if "validation" in splits and often else 0.0
     return float(per_cost * (during + sum(part.lengths.sum() for part in splits.values())))
 

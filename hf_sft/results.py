@@ -158,6 +158,8 @@ def write_record(job: Job, directory: RunDirectory, trained: Trained, results: R
         "steps": step_entries(trained.log),
         "epochs": epoch_entries(trained.log, evaluated=any("eval_loss" in entry for entry in trained.log)),
     }
+    if trained.curve:
+        history["wise_ft"] = trained.curve
     gap = gap_note(history)
     record = RunRecord(
         recipe=job.recipe.to_dict(),

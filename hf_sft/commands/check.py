@@ -19,7 +19,7 @@ from hf_sft.modeling.block_table import block_table
 from hf_sft.modeling.build import Opened, open_model
 from hf_sft.modeling.convex import METHODS
 from hf_sft.modeling.parameter_groups import describe
-from hf_sft.recipe import Recipe
+from hf_sft.recipe import Gradual, Recipe
 from hf_sft.rehearsal import Rehearsal, rehearse
 from hf_sft.run import as_recipe
 from hf_sft.tables import Table
@@ -159,7 +159,7 @@ def _look(
     facts: dict[str, Any] = {}
     metrics = None
     if found is not None:
-        book.attempt(lambda: job.check_early_stopping(recipe, found))
+        book.attempt(lambda: job.check_validation(recipe, found))
         metrics = book.attempt(lambda: job.find_metrics(recipe, found, functions, trust))
         facts = _look_at_rows(recipe, found, opened, book, full=full)
     if opened is not None:
@@ -183,9 +183,16 @@ def _look(
     words = _describe_model(work, recipe.training)
     training = work.recipe.training
     rate, decay = training["learning_rate"], training.get("weight_decay", 0.0)
-    solved = solves(work.recipe)
-    blocks = block_table(work.built.model, work.rules, learning_rate=rate, weight_decay=decay, solved=solved)
+    blocks = block_table(
+        work.built.model,
+        work.rules,
+        learning_rate=rate,
+        weight_decay=decay,
+        unit=(work.recipe.tuning.gradual or Gradual()).unit,
+        solved=solves(work.recipe),
+    )
     book.notes += notes(recipe, work.built)
+    book.notes += job.tuning_notes(work.recipe, work.rules, work.inputs["train"].size, machine.processes, work.built)
     return facts, words, blocks, book.attempt(lambda: rehearse(work))
 
 

@@ -16,16 +16,24 @@ HEADS = ("block", "parameters", "trains", "learning rate", "weight decay", "mode
 
 
 def block_table(
-    model: nn.Module, rules: Mapping[str, Rule], *, learning_rate: float, weight_decay: float, solved: bool = False
+    model: nn.Module,
+    rules: Mapping[str, Rule],
+    *,
+    learning_rate: float,
+    weight_decay: float,
+    unit: str = "epochs",
+    solved: bool = False,
 ) -> Table:
     """One row per block in forward order; neighbours that are treated alike share one.
 
     weight decay is that of the matrices and kernels of a block: biases and norms never decay. mode eval: dropout is
-    off and BatchNorm's statistics stay; where a block trains in part, so does what is frozen inside it. solved: what
-    the rules leave free is solved, not trained.
+    off and BatchNorm's statistics stay; where a block trains in part, so does what is frozen inside it. unit: in which
+    blocks that join later count. solved: what the rules leave free is solved, not trained.
     """
     parameters = dict(model.named_parameters())
-    rows = [(block, _treatment(block, rules, parameters, learning_rate, weight_decay)) for block in find_blocks(model)]
+    rows = [
+        (block, _treatment(block, rules, parameters, learning_rate, weight_decay, unit)) for block in find_blocks(model)
+    ]
     if solved:
         rows = [(block, ("no" if shown[0] == "no" else "solved", "-", "-", "eval")) for block, shown in rows]
     told = [
@@ -49,6 +57,7 @@ def _treatment(
     parameters: Mapping[str, nn.Parameter],
     learning_rate: float,
     weight_decay: float,
+    unit: str,
 ) -> tuple[str, ...]:
     """What the columns behind the size say."""
     trained = [name for name in block.parameters if rules[name].lr_scale > 0]
@@ -59,7 +68,12 @@ def _treatment(
     decay = {weight_decay if value is None else value for value in own.values()} or {0.0}
     whole = len(trained) == len(block.parameters)
     share = "yes" if whole else f"{len(trained)} of {len(block.parameters)} tensors"
-    return share, _span(rates), _span(decay), "train" if whole else "train, eval"
+    mode = "train" if whole else "train, eval"
+    joins = max(rules[name].after for name in trained)
+    if joins:
+        mode, when = f"eval, then {mode}", f"from {unit.removesuffix('s')} {joins + 1}"
+        share = when if whole and joins == min(rules[name].after for name in trained) else f"{share}, all {when}"
+    return share, _span(rates), _span(decay), mode
 
 
 def _span(values: set[float]) -> str:

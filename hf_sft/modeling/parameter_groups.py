@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from itertools import chain, islice
 from typing import Any
 
@@ -36,23 +36,29 @@ def freeze(model: nn.Module, rules: Mapping[str, Rule]) -> list[nn.Module]:
     """
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(rules[name].lr_scale > 0)
-    if not any(parameter.requires_grad for parameter in model.parameters()):
+    return modules_within(model, [parameter for parameter in model.parameters() if not parameter.requires_grad])
+
+
+def modules_within(model: nn.Module, parameters: Collection[nn.Parameter]) -> list[nn.Module]:
+    """Every module inside a part of the model that has no other parameters than these."""
+    inside = {id(parameter) for parameter in parameters}
+    if all(id(parameter) in inside for parameter in model.parameters()):
         return list(model.modules())
-    return list(_frozen_modules(model))
+    return list(_modules_within(model, inside))
 
 
-def _frozen_modules(model: nn.Module) -> Iterator[nn.Module]:
-    """Those below a module that is not frozen as a whole."""
+def _modules_within(model: nn.Module, inside: Collection[int]) -> Iterator[nn.Module]:
+    """Those below a module that is not inside as a whole. inside: ids of parameters."""
     parts = list(model.children())
     for position, part in enumerate(parts):
         deciding = list(part.parameters())
         if not deciding:
             beside = chain(parts[position + 1 :], reversed(parts))
             deciding = list(islice((parameter for other in beside for parameter in other.parameters()), 1))
-        if deciding and not any(parameter.requires_grad for parameter in deciding):
+        if deciding and all(id(parameter) in inside for parameter in deciding):
             yield from part.modules()
         else:
-            yield from _frozen_modules(part)
+            yield from _modules_within(part, inside)
 
 
 def parameter_groups(

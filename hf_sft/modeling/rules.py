@@ -15,12 +15,14 @@ class Rule:
 
     pattern: a glob over whole names of parameters; where `names` says which they are, what they are called together.
     weight_decay None: the recipe's, where decay applies at all.
+    after: epochs or steps (tuning.gradual.unit) for which they wait, frozen, before they learn.
     """
 
     pattern: str
     lr_scale: float = 1.0
     weight_decay: float | None = None
     names: frozenset[str] | None = None
+    after: int = 0
 
     def matches(self, name: str) -> bool:
         return fnmatchcase(name, self.pattern) if self.names is None else name in self.names

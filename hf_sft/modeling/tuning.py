@@ -9,7 +9,7 @@ from typing import Any
 from hf_sft.errors import Finding, RecipeError, nearest
 from hf_sft.modeling.anatomy import Block, find_blocks, head_parameters, output_layers
 from hf_sft.modeling.rules import Rule, apply_rules
-from hf_sft.recipe import Tuning
+from hf_sft.recipe import Gradual, Tuning
 
 Strategy = Callable[[Any, frozenset[str], Tuning], list[Rule]]  # model, parameters that start untrained, settings
 
@@ -59,6 +59,25 @@ def layer_decay(model: Any, new: frozenset[str], settings: Tuning) -> list[Rule]
     return [*_head_rule(model, settings), *_new_rule(new), *slower, Rule("*")]
 
 
+def gradual(model: Any, new: frozenset[str], settings: Tuning) -> list[Rule]:
+    """The head trains first, then layer after layer joins, from the top (ULMFiT: Howard and Ruder 2018).
+
+    `final` joins with the last layers, the embeddings join alone at the end. With `layers: all` everything joins at
+    once: two phases, the head and then the whole.
+    """
+    plan, blocks = settings.gradual or Gradual(), find_blocks(model)
+    layers = [block for block in reversed(blocks) if block.is_layer]
+    at_a_time = len(layers) if plan.layers == "all" else plan.layers
+    turns = {block.name: number // at_a_time + 1 for number, block in enumerate(layers)}
+    turns |= {"final": 1, "embeddings": 1 if plan.layers == "all" else max(turns.values()) + 1}
+    waiting = [
+        Rule(block.name, names=frozenset(block.parameters), after=plan.every * turns[block.name])
+        for block in reversed(blocks)
+        if block.name != "head" and not set(block.parameters) <= new
+    ]
+    return [*_head_rule(model, settings), *_new_rule(new), *waiting]
+
+
 def rules(model: Any, new: frozenset[str], settings: Tuning) -> list[Rule]:
     """As the recipe's rules say, whose patterns match names of parameters or of blocks."""
     blocks = find_blocks(model)
@@ -98,6 +117,7 @@ STRATEGIES: dict[str, Strategy] = {
     "top_layers": top_layers,
     "first_layers": first_layers,
     "layer_decay": layer_decay,
+    "gradual": gradual,
     "rules": rules,
 }
 

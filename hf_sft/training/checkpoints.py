@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
+import torch
+from safetensors.torch import save_file
 from transformers.trainer_utils import get_last_checkpoint, rotate_checkpoints
 
 from hf_sft.console import say
@@ -17,6 +21,13 @@ def mark_complete(folder: Path, checkpoint: Path, *, limit: int | None, best: st
     """Only now do older checkpoints go: a process that is killed earlier leaves them as they were."""
     write_text(checkpoint / COMPLETE, "")
     rotate_checkpoints(str(folder), save_total_limit=limit, best_model_checkpoint=best, use_mtime=True)
+
+
+def save_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Write beside, then rename, so that no reader sees half a file."""
+    partial = path.with_name(f".{path.name}.partial")
+    save_file({name: value.detach().contiguous() for name, value in tensors.items()}, partial)
+    os.replace(partial, path)
 
 
 def newest_complete(folder: Path) -> str | None:

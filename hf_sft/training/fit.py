@@ -7,7 +7,7 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from accelerate import PartialState
@@ -15,15 +15,18 @@ from transformers import EarlyStoppingCallback, PrinterCallback
 
 from hf_sft.console import say
 from hf_sft.errors import Finding, RecipeError
+from hf_sft.modeling.learned_state import learned_state
 from hf_sft.record import RunDirectory, write_text
 from hf_sft.tasks.load import fingerprint
 from hf_sft.training.activation_cache import decide, replaying
 from hf_sft.training.arguments import make_arguments
+from hf_sft.training.averaging import decay_of
 from hf_sft.training.callbacks import Progress
+from hf_sft.training.interpolation import Curve, interpolate, keep_start
 from hf_sft.training.precision import note_precision
 from hf_sft.training.probe import Probe, before_training, solve_head, solves
 from hf_sft.training.stopping import StopOnRequest
-from hf_sft.training.trainer import LossNotFinite, SftTrainer, Validation
+from hf_sft.training.trainer import LossNotFinite, SftTrainer, Validation, measure
 
 if TYPE_CHECKING:
     from hf_sft.job import Job
@@ -31,9 +34,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """How training went; the job's model now holds the weights that were best. rows: that this call trained on.
+    """How training went; the job's model now holds the weights to be kept. rows: that this call trained on.
 
-    probe: the head solved on the model as it was loaded, where there was one. notes: for the record.
+    probe: the head solved on the model as it was loaded, where there was one. curve: what tuning.wise_ft found on its
+    way. notes: what a reader of the numbers must know.
     """
 
     log: list[dict[str, Any]]
@@ -41,6 +45,7 @@ class Trained:
     rows: int
     best_step: int | None
     probe: Probe | None = None
+    curve: Curve = field(default_factory=list)
     notes: tuple[str, ...] = ()
 
 
@@ -61,11 +66,7 @@ def train(job: Job, directory: RunDirectory, callbacks: Sequence[Any] = (), *, w
 
 
 def _train(job: Job, directory: RunDirectory, callbacks: Sequence[Any], *, with_probe: bool) -> Trained:
-    validation = None
-    if "validation" in job.inputs and job.recipe.training["eval_strategy"] != "no":
-        part = job.inputs["validation"]
-        assert part.targets is not None
-        validation = Validation(rows=part.rows, lengths=part.lengths, targets=part.targets)
+    validation = _validation(job) if job.recipe.training["eval_strategy"] != "no" else None
     first = job.metrics[0] if validation else None
     arguments = make_arguments(job.recipe, directory.checkpoints, precision=job.environment.precision, metric=first)
     stop = StopOnRequest(max_hours=job.recipe.run.max_hours, started=time.perf_counter() - job.load_seconds)
@@ -100,6 +101,9 @@ def _train(job: Job, directory: RunDirectory, callbacks: Sequence[Any], *, with_
     before = _step_of(checkpoint)
     going_on = checkpoint is not None
     probe = before_training(job, directory.checkpoints, going_on=going_on, asked=with_probe)
+    if job.recipe.tuning.wise_ft:
+        first_weights = learned_state(job.built.model, job.rules)
+        keep_start(first_weights, directory.checkpoints, going_on=going_on, writes=arguments.should_save)
     started = time.perf_counter()
     with stop.listening(), _rows_noted(job, directory):
         trainer.train(resume_from_checkpoint=checkpoint)
@@ -114,9 +118,23 @@ def _train(job: Job, directory: RunDirectory, callbacks: Sequence[Any], *, with_
         say(f"{first.name} was not defined at any evaluation; the last weights are kept")
     if state.best_global_step and state.best_global_step != state.global_step and arguments.load_best_model_at_end:
         say(f"best {first.name if first else 'loss'} at step {state.best_global_step}; those weights are kept")
-    notes = (f"warm start: {probe.words}",) if probe and job.recipe.tuning.warm_start else ()
+    notes = list(_averaged(job, state.max_steps))
+    curve: Curve = []
+    if job.recipe.tuning.wise_ft:
+        curve, words = _interpolate(job, directory)
+        notes.append(words)
+    for line in notes:
+        say(line)
+    if probe and job.recipe.tuning.warm_start:
+        notes.append(f"warm start: {probe.words}")
     return Trained(
-        log=state.log_history, seconds=seconds, rows=rows, best_step=state.best_global_step, probe=probe, notes=notes
+        log=state.log_history,
+        seconds=seconds,
+        rows=rows,
+        best_step=state.best_global_step,
+        probe=probe,
+        curve=curve,
+        notes=tuple(notes),
     )
 
 
@@ -127,6 +145,32 @@ def _solve(job: Job, directory: RunDirectory) -> Trained:
     probe, log, seconds = solve_head(job)
     rows = len(job.inputs["train"].row_ids)
     return Trained(log=log, seconds=seconds, rows=rows, best_step=None, probe=probe, notes=(probe.words,))
+
+
+def _validation(job: Job) -> Validation | None:
+    part = job.inputs.get("validation")
+    if part is None:
+        return None
+    assert part.targets is not None
+    return Validation(rows=part.rows, lengths=part.lengths, targets=part.targets)
+
+
+def _averaged(job: Job, steps: int) -> Iterator[str]:
+    if job.recipe.tuning.ema is not None:
+        decay = decay_of(job.recipe.tuning.ema, steps)
+        yield f"the weights kept are a moving average over training (ema, decay {decay:.6g} in {steps:,} steps)"
+
+
+def _interpolate(job: Job, directory: RunDirectory) -> tuple[Curve, str]:
+    settings, split, model = job.recipe.tuning.wise_ft, _validation(job), job.built.model
+    assert settings is not None
+    return interpolate(
+        learned_state(model, job.rules),
+        directory.checkpoints,
+        alpha=settings.alpha,
+        metric=job.metrics[0],
+        measure=None if split is None else lambda: measure(job.evaluator, model, split, job.labels),
+    )
 
 
 def _same_rows(job: Job, directory: RunDirectory, *, going_on: bool, writes: bool) -> None:

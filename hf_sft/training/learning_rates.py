@@ -24,7 +24,7 @@ VISION = {
 }  # fmt: skip
 TRAINED = {  # strategy -> what trains; the rates are those of full fine-tuning
     "top_layers": "its last layers", "first_layers": "its first layers", "layer_decay": "falling from layer to layer",
-    "rules": "scaled by the rules",
+    "gradual": "from the head down", "rules": "scaled by the rules",
 }  # fmt: skip
 SMALL_ENCODER = 1e-4  # text, hidden size below 512
 TIMM_TRANSFORMER = 5e-5

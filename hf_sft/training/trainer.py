@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,13 @@ from hf_sft.errors import EnvironmentProblem, Finding, RecipeError
 from hf_sft.evaluation import Evaluator, model_inputs
 from hf_sft.modeling.parameter_groups import parameter_groups
 from hf_sft.modeling.tuning import Rule
-from hf_sft.recipe import Recipe
+from hf_sft.recipe import Gradual, Recipe
 from hf_sft.tasks.task import Problem
+from hf_sft.training import averaging
 from hf_sft.training.arguments import DROPS_OPTIM_ARGS, make_optimizer, read_optim_args
 from hf_sft.training.callbacks import EpochLog
 from hf_sft.training.checkpoints import mark_complete, newest_complete
+from hf_sft.training.gradual import Turns
 from hf_sft.training.order import EpochOrder
 from hf_sft.training_keys import OPTIMIZERS
 
@@ -36,6 +39,28 @@ class Validation:
     rows: RowSet
     lengths: NDArray
     targets: NDArray
+
+
+def measure(evaluator: Evaluator, model: Any, split: Validation, labels: Labels) -> dict[str, float]:
+    """Loss and metrics of a model on the split, thresholds chosen on it first where the problem has them."""
+    rows = evaluator.predict(model, split.rows, split.lengths, labels, keep_scores=evaluator.reads_scores)
+    if evaluator.problem.calibrate is not None:
+        labels = evaluator.problem.calibrate(rows["scores"], split.targets, labels)
+    return evaluator.measure(rows, split.targets, labels)
+
+
+def refuse_sharded(recipe: Recipe) -> None:
+    """Raises RecipeError for settings that need all weights on every process, which FSDP and DeepSpeed share out."""
+    tuning = recipe.tuning
+    wanted = {"ema": tuning.ema is not None, "wise_ft": tuning.wise_ft, "strategy": tuning.strategy == "gradual"}
+    expected, fix = "whole weights on every process", "leave it out, or run without FSDP and DeepSpeed"
+    findings = [
+        Finding(place=f"tuning.{key}", expected=expected, found="weights in shards", fix=fix)
+        for key, asked in wanted.items()
+        if asked
+    ]
+    if findings:
+        raise RecipeError(findings)
 
 
 class LossNotFinite(EnvironmentProblem):
@@ -87,7 +112,6 @@ class SftTrainer(Trainer):
         self.problem = problem
         self.labels = labels
         self.rules = rules
-        self.frozen = frozen
         self.evaluator = evaluator
         self.validation = validation
         super().__init__(
@@ -100,6 +124,16 @@ class SftTrainer(Trainer):
         )
         self.order = None if train_lengths is None else self._order(train_lengths)
         self.add_callback(EpochLog(self.order))
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            refuse_sharded(recipe)
+        several = arguments.world_size > 1
+        unit = (recipe.tuning.gradual or Gradual()).unit
+        self.turns = Turns(model, rules, frozen, unit=unit, several=several)
+        self.add_callback(self.turns)
+        self.average: averaging.WeightAverage | None = None
+        if recipe.tuning.ema is not None:
+            self.average = averaging.WeightAverage(model, rules, setting=recipe.tuning.ema, several=several)
+            self.add_callback(self.average)
         self.losses = torch.zeros(2, device=self.args.device)  # sum of item losses and items since the last log
         self.loss_is_scaled_for_ga = True  # compute_loss has divided by the items of the whole step
 
@@ -135,7 +169,7 @@ class SftTrainer(Trainer):
     def compute_loss(
         self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        for module in self.frozen:
+        for module in self.turns.frozen:
             module.training = False
         batch = {name: inputs.pop(name) for name in ("labels", "weight")}
         outputs = model(**model_inputs(inputs, self.args.device, self.evaluator.channels_last))
@@ -145,6 +179,11 @@ class SftTrainer(Trainer):
             raise LossNotFinite(float(total.detach()), self)
         loss = total / num_items_in_batch * self.args.world_size  # gradients are averaged over processes
         return (loss, outputs) if return_outputs else loss
+
+    def training_step(self, *arguments: Any, **settings: Any) -> torch.Tensor:
+        loss = super().training_step(*arguments, **settings)
+        self.turns.drop_gradients()
+        return loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """The training loss is the mean over the items since the last log, not over steps of which one is ragged."""
@@ -184,13 +223,9 @@ class SftTrainer(Trainer):
     ) -> dict[str, float]:
         """Metrics of the validation split, thresholds chosen on it first where the problem has them."""
         assert self.validation is not None
-        split, labels = self.validation, self.labels
         model = self.model_wrapped if self.is_fsdp_enabled or self.is_deepspeed_enabled else self.model
-        keep_scores = self.evaluator.reads_scores
-        rows = self.evaluator.predict(model, split.rows, split.lengths, labels, keep_scores=keep_scores)
-        if self.problem.calibrate is not None:
-            labels = self.problem.calibrate(rows["scores"], split.targets, labels)
-        values = self.evaluator.measure(rows, split.targets, labels)
+        with self.average.in_place() if self.average else nullcontext():
+            values = measure(self.evaluator, model, self.validation, self.labels)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in values.items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
@@ -232,11 +267,23 @@ class SftTrainer(Trainer):
             super()._save_checkpoint(model, trial)
         finally:
             self.args.save_total_limit = limit
+        folder = Path(str(self.args.output_dir))
+        checkpoint = folder / f"checkpoint-{self.state.global_step}"
+        if self.average and self.args.should_save:
+            self.average.save(checkpoint)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            folder = Path(str(self.args.output_dir))
-            checkpoint = folder / f"checkpoint-{self.state.global_step}"
             mark_complete(folder, checkpoint, limit=limit, best=self.state.best_model_checkpoint)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if self.average:
+            self.average.load(Path(resume_from_checkpoint))
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        if self.average:
+            self.average.load(Path(str(self.state.best_model_checkpoint)))
 
     def _load_callback_state(self) -> None:
         """A run that is extended has the patience of its recipe, counted from here, not that of the checkpoint."""

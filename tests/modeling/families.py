@@ -100,6 +100,7 @@ STRATEGY_SETTINGS: dict[str, dict[str, Any]] = {  # the least that each strategy
     "top_layers": {"strategy": "top_layers", "layers": 1},
     "first_layers": {"strategy": "first_layers", "layers": 1},
     "layer_decay": {"strategy": "layer_decay", "layer_decay": 0.5},
+    "gradual": {"strategy": "gradual"},
     "rules": {"strategy": "rules", "rules": [{"pattern": "*"}]},
 }
 

@@ -13,7 +13,7 @@ from hf_sft.errors import RecipeError
 from hf_sft.modeling.anatomy import find_blocks, head_parameters
 from hf_sft.modeling.rules import Rule, apply_rules
 from hf_sft.modeling.tuning import STRATEGIES, decide
-from hf_sft.recipe import STRATEGY_KEYS, Recipe, StrategyName, Tuning
+from hf_sft.recipe import KEYS_WITH_DEFAULTS, STRATEGY_KEYS, Recipe, StrategyName, Tuning
 from hf_sft.training.learning_rates import (
     HEAD,
     LAYER_DECAY_FACTOR,
@@ -199,8 +199,10 @@ def test_a_scale_for_a_frozen_head_is_an_error(tmp_path: Path) -> None:
 def test_a_strategy_takes_its_own_key_and_the_head_s_scale_alone(strategy: str) -> None:
     assert settings_for(strategy, head_lr_scale=3).head_lr_scale == 3
     needed = STRATEGY_KEYS.get(strategy)
-    samples = {"layers": 1, "layer_decay": 0.5, "rules": [{"pattern": "*"}]}
-    if needed:
+    samples = {"layers": 1, "layer_decay": 0.5, "gradual": {"every": 2}, "rules": [{"pattern": "*"}]}
+    if needed in KEYS_WITH_DEFAULTS:
+        Recipe.from_dict({**LEAST, "tuning": {"strategy": strategy, needed: samples[needed]}})
+    elif needed:
         with pytest.raises(RecipeError, match=rf"tuning\.{needed}\n.*this key, which strategy {strategy} needs"):
             Recipe.from_dict({**LEAST, "tuning": {"strategy": strategy}})
     for key in set(samples) - {needed}:
@@ -222,6 +224,16 @@ def test_a_recipe_with_every_key_written_out_loads_again() -> None:
         {"strategy": "layer_decay", "layer_decay": 1.0},
         {"strategy": "layer_decay", "layer_decay": 0},
         {"strategy": "full", "head_lr_scale": 0},
+        {"strategy": "gradual", "gradual": {"every": 0}},
+        {"strategy": "gradual", "gradual": {"every": 0.5}},
+        {"strategy": "gradual", "gradual": {"unit": "rows"}},
+        {"strategy": "gradual", "gradual": {"layers": "some"}},
+        {"ema": 1.0},
+        {"ema": 0},
+        {"ema": "yes"},
+        {"wise_ft": {"alpha": 1.1}},
+        {"wise_ft": {"alpha": "best"}},
+        {"wise_ft": 0.5},
         {"strategy": "rules", "rules": [{"lr_scale": 1}]},
         {"strategy": "rules", "rules": [{"pattern": "*", "lr_scale": -1}]},
         {"strategy": "rules", "rules": [{"pattern": "*", "lr": 1}]},
