@@ -26,7 +26,8 @@ from hf_sft.modeling.tuning import decide
 from hf_sft.recipe import Recipe
 from hf_sft.tasks import TASKS
 from hf_sft.tasks.load import Inputs, TaskData, load_data, make_inputs, stream_inputs
-from hf_sft.tasks.task import Problem, Task
+from hf_sft.tasks.objective import check_objective, describe_penalty, find_penalty
+from hf_sft.tasks.task import Penalty, Problem, Task
 from hf_sft.training.arguments import fill_training, workers
 from hf_sft.training.learning_rates import default_learning_rate
 
@@ -40,6 +41,7 @@ class Job:
     environment: Environment
     data: TaskData
     labels: Labels
+    penalty: Penalty
     metrics: Sequence[Metric]
     built: Built
     rules: Mapping[str, Rule]
@@ -75,6 +77,8 @@ def prepare(
     for line in (_rows_line(found), *found.notes):
         say(line)
     check_early_stopping(recipe, found)
+    for line in describe_penalty(check_objective(recipe, task, found), found.labels):
+        say(line)
     metrics = find_metrics(recipe, found, functions, trust_remote_code)
     opened = open_model(recipe, task, trust_remote_code=trust_remote_code)
     work = assemble(recipe, environment, found, metrics, opened, trust_remote_code=trust_remote_code)
@@ -156,6 +160,7 @@ def assemble(
         environment=environment,
         data=found,
         labels=built.labels,
+        penalty=find_penalty(recipe, task, built.labels, inputs["train"].targets),
         metrics=metrics,
         built=built,
         rules=rules,

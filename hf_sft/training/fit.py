@@ -50,6 +50,7 @@ def train(job: Job, directory: RunDirectory, callbacks: Sequence[Any] = ()) -> T
         arguments=arguments,
         recipe=job.recipe,
         problem=job.problem,
+        penalty=job.penalty,
         labels=job.labels,
         rules=job.rules,
         frozen=job.frozen,
