@@ -30,7 +30,8 @@ from hf_sft.record import RunDirectory
 from hf_sft.sense import num_steps
 from hf_sft.tasks import TASKS
 from hf_sft.tasks.load import Inputs, TaskData, load_data, make_inputs, stream_inputs
-from hf_sft.tasks.task import Problem, Task
+from hf_sft.tasks.objective import check_objective, describe_penalty, find_penalty
+from hf_sft.tasks.task import Penalty, Problem, Task
 from hf_sft.training import probe
 from hf_sft.training.arguments import fill_training, workers
 from hf_sft.training.gradual import describe_turns
@@ -47,6 +48,7 @@ class Job:
     environment: Environment
     data: TaskData
     labels: Labels
+    penalty: Penalty
     metrics: Sequence[Metric]
     built: Built
     rules: Mapping[str, Rule]
@@ -82,6 +84,8 @@ def prepare(
     for line in (_rows_line(found), *found.notes):
         say(line)
     check_validation(recipe, found)
+    for line in describe_penalty(check_objective(recipe, task, found), found.labels):
+        say(line)
     metrics = find_metrics(recipe, found, functions, trust_remote_code)
     opened = open_model(recipe, task, trust_remote_code=trust_remote_code)
     work = assemble(recipe, environment, found, metrics, opened, trust_remote_code=trust_remote_code)
@@ -186,13 +190,14 @@ def assemble(
     for line in notes:
         say(line)
     _try_one_row(built.model, inputs["train"], collate, channels_last)
+    penalty = find_penalty(recipe, task, built.labels, inputs["train"].targets)
     if resolved.run.precision == "auto" and environment.device == "cpu":
         precision, line = measured_precision(
             built.model,
             frozen,
             collate(inputs["train"].features(ROWS)),
             evaluator.problem,
-            resolved.objective.label_smoothing,
+            penalty,
             channels_last=channels_last,
             checkpoints=RunDirectory(Path(recipe.output_dir)).checkpoints,
         )
@@ -205,6 +210,7 @@ def assemble(
         environment=environment,
         data=found,
         labels=built.labels,
+        penalty=penalty,
         metrics=metrics,
         built=built,
         rules=rules,

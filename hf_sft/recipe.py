@@ -8,7 +8,7 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
@@ -51,6 +51,7 @@ AUGMENTATION_KEYS: dict[str, dict[str, tuple[str, ...]]] = {  # per task: augmen
         "random_erasing": ("p", "scale", "ratio"),
     },
 }
+MIXED_TASKS = ("image-classification",)  # whose inputs can be mixed: objective.mixup, objective.cutmix
 PROCESSOR_KEYS: dict[str, tuple[str, ...]] = {
     "text-classification": ("max_length",),
     "image-classification": ("size", "image_mean", "image_std", "do_normalize"),
@@ -94,7 +95,15 @@ def _plain(value: Any) -> Any:
     raise _fault("text, a number, true, false, null, a list, or keys and values", type(value).__name__)
 
 
+def _as_label(name: Any) -> Any:
+    """The key of a mapping as labels are named: 1, 1.0 and "1" are one label."""
+    if isinstance(name, float) and name.is_integer():
+        name = int(name)
+    return str(name) if isinstance(name, (bool, int, float)) else name
+
+
 Metric = Annotated[str, AfterValidator(_known_metric)]
+LabelName = Annotated[str, BeforeValidator(_as_label)]
 SplitRole = Annotated[str, AfterValidator(_split_role)]
 Plain = Annotated[Any, AfterValidator(_plain)]
 
@@ -175,6 +184,10 @@ class DataSet(Section):
     max_samples: dict[SplitRole, Annotated[int, Field(gt=0)]] = Field({}, description="a seeded sample per split")
     on_bad_row: Literal["error", "skip"] = Field(
         "error", description="skip: rows without a label or a readable input are left out, counted and listed"
+    )
+    sampling: Literal["natural", "balanced"] = Field(
+        "natural",
+        description="balanced: every class is drawn equally often in training, as many rows an epoch as before",
     )
     streaming: bool = Field(False, description="rows are read as they are needed; needs splits, labels and max_steps")
 
@@ -264,9 +277,23 @@ class Tuning(Section):
 
 
 class Objective(Section):
-    """What is minimised."""
+    """What is minimised in training. Evaluation has the plain loss."""
 
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="Szegedy et al. 2016; classification with one label")
+    class_weights: Literal["balanced"] | dict[LabelName, Annotated[float, Field(ge=1e-6, le=1e6)]] | None = Field(
+        None, description="balanced: rare classes weigh as much as common ones | {label: weight}, others weigh 1"
+    )
+    focal_gamma: float | None = Field(
+        None,
+        ge=0,
+        description="Lin et al. 2017: rows that are predicted well weigh less, the more so the higher; often 2",
+    )
+    mixup: float | None = Field(
+        None, ge=1e-3, le=100, description="Zhang et al. 2018: images blended, labels too; alpha, often 0.2"
+    )
+    cutmix: float | None = Field(
+        None, ge=1e-3, le=100, description="Yun et al. 2019: a box of one image in another; alpha, often 1"
+    )
 
 
 class EarlyStopping(Section):

@@ -9,6 +9,7 @@ from hf_sft.errors import nearest
 from hf_sft.recipe import (
     AUGMENTATION_KEYS,
     KEYS_WITH_DEFAULTS,
+    MIXED_TASKS,
     PROCESSOR_KEYS,
     ROLES,
     STRATEGY_KEYS,
@@ -36,6 +37,7 @@ def problems_across_sections(content: dict[str, Any]) -> list[Problem]:
         found += _probe_problems(content, content["tuning"])
         found += _gradual_problems(content["tuning"], content.get("dataset"))
     task = content.get("task")
+    found += _objective_problems(content, task)
     if not isinstance(task, str) or task not in ROLES:
         return found
     for section, valid in ((("dataset", "columns"), ROLES[task]), (("processor",), PROCESSOR_KEYS[task])):
@@ -65,6 +67,35 @@ def _augment_problems(entries: Any, task: str) -> list[Problem]:
                     fix = nearest(str(key), known[name]) if known[name] else f"{name} has no settings"
                     problem = {"expected": f"a setting of {name}", "found": str(key), "fix": fix}
                     found.append(((*place, name, str(key)), problem))
+    return found
+
+
+def _objective_problems(content: dict[str, Any], task: Any) -> list[Problem]:
+    """Settings that exclude each other, that a stream cannot serve, and images mixed where there are none."""
+    sections = (content.get(name) for name in ("objective", "dataset"))
+    objective, data = (section if isinstance(section, dict) else {} for section in sections)
+    mixed = {("objective", key): str(objective[key]) for key in ("mixup", "cutmix") if objective.get(key) is not None}
+    keys = (("dataset", "sampling", data), ("objective", "class_weights", objective))
+    balanced = {(name, key): "balanced" for name, key, section in keys if section.get(key) == "balanced"}
+    found: list[Problem] = []
+    if len(balanced) == 2:
+        expected, fix = "one remedy for rare classes, not two", "leave out dataset.sampling or objective.class_weights"
+        both = "sampling: balanced and class_weights: balanced"
+        found.append((("dataset", "sampling"), {"expected": expected, "found": both, "fix": fix}))
+    if objective.get("focal_gamma") and objective.get("label_smoothing"):
+        expected = "no label_smoothing beside it, which would outweigh what is left of rows predicted well"
+        fix = "leave out objective.focal_gamma or objective.label_smoothing"
+        smoothing = f"label_smoothing {objective['label_smoothing']}"
+        found.append((("objective", "focal_gamma"), {"expected": expected, "found": smoothing, "fix": fix}))
+    if data.get("streaming") is True:
+        expected, fix = "training rows that are known beforehand", "leave it out, or leave out dataset.streaming"
+        found += [
+            (place, {"expected": expected, "found": f"{value}, and a stream", "fix": fix})
+            for place, value in (balanced | mixed).items()
+        ]
+    if isinstance(task, str) and task in ROLES and task not in MIXED_TASKS:
+        expected, fix = f"a key that {' or '.join(MIXED_TASKS)} has", "leave it out: images alone are mixed"
+        found += [(place, {"expected": expected, "found": place[-1], "fix": fix}) for place in mixed]
     return found
 
 

@@ -20,11 +20,12 @@ from hf_sft import results, room
 from hf_sft.console import overheard
 from hf_sft.job import Job
 from hf_sft.modeling.linear_probe import expected_seconds, num_features
+from hf_sft.recipe import Recipe
 from hf_sft.record import RunDirectory
 from hf_sft.tasks.load import Inputs, take_inputs
 from hf_sft.training.fit import train
 from hf_sft.training.interpolation import ALPHAS
-from hf_sft.training.order import epoch_order
+from hf_sft.training.order import classes_to_balance, epoch_order
 from hf_sft.training.probe import solves
 
 STEPS = 3  # the first warms up; the others are timed
@@ -84,7 +85,7 @@ def rehearse(job: Job) -> Rehearsal:
         steps, setup = 0, 0.0
         train_seconds = _probe_seconds(job, few, evaluated - before_evaluation, ("train", "validation"))
     else:
-        costs = _step_costs(few["train"], batch, job.recipe.seed)
+        costs = _step_costs(few["train"], batch, job.recipe)
         steps, whole = _whole_cost(job, inputs, batch)
         timed = clock.seconds[1:] or clock.seconds
         per_cost = sum(timed) / max(1.0, float(costs[-len(timed) :].sum()))
@@ -149,11 +150,12 @@ def _shortened(job: Job, *, has_validation: bool) -> Any:
     return job.recipe.model_copy(update={"training": training, "tuning": tuning, "early_stopping": None})
 
 
-def _step_costs(few: Inputs, batch: int, seed: int) -> NDArray:
+def _step_costs(few: Inputs, batch: int, recipe: Recipe) -> NDArray:
     """What each step of the rehearsal costs: rows times the longest of them, as they are padded."""
     if few.size is None:
         return np.ones(STEPS)
-    order = epoch_order(few.lengths, global_batch_size=batch, seed=seed, epoch=0)
+    classes = classes_to_balance(recipe, few.rows)
+    order = epoch_order(few.lengths, global_batch_size=batch, seed=recipe.seed, epoch=0, classes=classes)
     return np.resize(_costs(few.lengths, order, batch), STEPS)
 
 
@@ -168,7 +170,8 @@ def _whole_cost(job: Job, inputs: Inputs, batch: int) -> tuple[int, float]:
     most = int(training.get("max_steps") or 0)
     if inputs.size is None:
         return most, float(most)
-    order = epoch_order(inputs.lengths, global_batch_size=batch, seed=job.recipe.seed, epoch=0)
+    classes = classes_to_balance(job.recipe, inputs.rows)
+    order = epoch_order(inputs.lengths, global_batch_size=batch, seed=job.recipe.seed, epoch=0, classes=classes)
     costs = _costs(inputs.lengths, order, batch)
     steps = most if most > 0 else int(np.ceil(len(costs) * training["num_train_epochs"]))
     return steps, float(costs.sum() / len(costs) * steps)

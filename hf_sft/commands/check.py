@@ -25,6 +25,7 @@ from hf_sft.run import as_recipe
 from hf_sft.tables import Table
 from hf_sft.tasks import TASKS
 from hf_sft.tasks.load import TaskData, load_data
+from hf_sft.tasks.objective import check_objective, describe_penalty
 from hf_sft.training.arguments import fill_training
 from hf_sft.training.learning_rates import default_learning_rate
 from hf_sft.training.probe import notes, solves
@@ -160,6 +161,8 @@ def _look(
     metrics = None
     if found is not None:
         book.attempt(lambda: job.check_validation(recipe, found))
+        penalty = book.attempt(lambda: check_objective(recipe, task, found))
+        book.notes += describe_penalty(penalty, found.labels) if penalty else []
         metrics = book.attempt(lambda: job.find_metrics(recipe, found, functions, trust))
         facts = _look_at_rows(recipe, found, opened, book, full=full)
     if opened is not None:

@@ -10,7 +10,8 @@ import torch
 from datasets import Dataset
 from numpy.typing import NDArray
 
-from hf_sft.data.augment import Augment
+from hf_sft.data.augment import Augment, Draw
+from hf_sft.data.mixing import Mixing
 from hf_sft.errors import DataError, Finding
 
 Transform = Callable[[Mapping[str, Any]], dict[str, Any]]
@@ -20,7 +21,8 @@ class Rows(torch.utils.data.Dataset):
     """A split as model inputs: a list of features per row, with "labels" where targets are known and a "weight".
 
     An index tells the row, the epoch and whether the row counts: `row + len(self) * (2 * epoch + filler)`. A filler has
-    weight 0: it fills the last batch where several processes must step together. augment draws by epoch and row id.
+    weight 0: it fills the last batch where several processes must step together. augment and mixing draw by epoch and
+    row id; with mixing a second row is read for each, and "labels" are shares of the labels.
     """
 
     def __init__(
@@ -30,13 +32,16 @@ class Rows(torch.utils.data.Dataset):
         targets: NDArray | None,
         *,
         augment: Augment | None = None,
+        mixing: Mixing | None = None,
         row_ids: NDArray | None = None,
     ):
         self.rows = rows
         self.transform = transform
         self.targets = targets
         self.augment = augment
+        self.mixing = mixing
         self.row_ids = row_ids
+        self.pools = [] if mixing is None or targets is None else mixing.pools(len(rows), targets)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -47,20 +52,36 @@ class Rows(torch.utils.data.Dataset):
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         size = len(self)
         positions = [int(index) % size for index in indices]
-        batch = self._read(positions, [int(index) // size // 2 for index in indices])
+        epochs = [int(index) // size // 2 for index in indices]
+        batch, targets = self._mixed(positions, epochs) if self.pools else self._plain(positions, epochs)
         features: list[dict[str, Any]] = [{} for _ in positions]
         for name, values in batch.items():
             for feature, value in zip(features, values, strict=True):
                 feature[name] = value
-        for feature, position, index in zip(features, positions, indices, strict=True):
+        for number, (feature, index) in enumerate(zip(features, indices, strict=True)):
             feature["weight"] = 0.0 if index // size % 2 else 1.0
-            if self.targets is not None:
-                feature["labels"] = self.targets[position]
+            if targets is not None:
+                feature["labels"] = targets[number]
         return features
 
-    def _read(self, positions: list[int], epochs: list[int]) -> Mapping[str, Any]:
+    def _plain(self, positions: list[int], epochs: list[int]) -> tuple[Mapping[str, Any], NDArray | None]:
+        targets = None if self.targets is None else self.targets[positions]
+        return self._read(positions, self._draws(positions, epochs)), targets
+
+    def _mixed(self, positions: list[int], epochs: list[int]) -> tuple[Mapping[str, Any], NDArray]:
+        """Each row and its partner as they are read in that epoch, mixed."""
+        assert self.mixing is not None and self.targets is not None
+        draws = self._draws(positions, epochs)
+        plans = [self.mixing.plan(draw, position, self.pools) for draw, position in zip(draws, positions, strict=True)]
+        partners = [plan.partner for plan in plans]
+        inputs = self._read(positions + partners, draws + self._draws(partners, epochs))
+        return self.mixing.mix(inputs, self.targets[positions], self.targets[partners], plans)
+
+    def _draws(self, positions: list[int], epochs: list[int]) -> list[Draw]:
         ids = positions if self.row_ids is None else self.row_ids[positions].tolist()
-        draws = list(zip(epochs, ids, strict=True))
+        return list(zip(epochs, ids, strict=True))
+
+    def _read(self, positions: list[int], draws: list[Draw]) -> Mapping[str, Any]:
         try:
             batch: Mapping[str, Any] = self.rows[positions]
             batch = batch if self.augment is None else self.augment.raw(batch, draws)

@@ -9,16 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.nn import functional
 
 from hf_sft.data.labels import Labels
 from hf_sft.metrics.metric import Outcome
-from hf_sft.tasks.task import Batch, Problem, Rows
-
-
-def count_rows(batch: Batch) -> torch.Tensor:
-    """Rows that count; rows repeated only to fill a batch weigh 0."""
-    return batch["weight"].sum()
+from hf_sft.tasks.class_weights import balance_classes, balance_presence
+from hf_sft.tasks.losses import count_class_weights, count_rows, multi_losses, single_losses
+from hf_sft.tasks.task import Batch, Penalty, Problem, Rows
 
 
 def logits_of(outputs: Any) -> torch.Tensor:
@@ -27,9 +23,8 @@ def logits_of(outputs: Any) -> torch.Tensor:
     return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
 
 
-def _weighted(losses: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    weight = batch["weight"].to(losses.dtype)
-    return (losses * weight).sum(), weight.sum()
+def _sum(losses: torch.Tensor, batch: Batch) -> torch.Tensor:
+    return (losses * batch["weight"].to(losses.dtype)).sum()
 
 
 def _array(tensor: torch.Tensor) -> NDArray:
@@ -44,11 +39,9 @@ def _encode_single(values: Sequence[Any], labels: Labels) -> NDArray:
     return np.fromiter((index_of[value] for value in values), dtype=np.int64, count=len(values))
 
 
-def _single_objective(outputs: Any, batch: Batch, label_smoothing: float) -> tuple[torch.Tensor, torch.Tensor]:
-    losses = functional.cross_entropy(
-        logits_of(outputs), batch["labels"], reduction="none", label_smoothing=label_smoothing
-    )
-    return _weighted(losses, batch)
+def _single_objective(outputs: Any, batch: Batch, penalty: Penalty) -> tuple[torch.Tensor, torch.Tensor]:
+    losses = single_losses(logits_of(outputs), batch["labels"], penalty)
+    return _sum(losses, batch), count_class_weights(batch, penalty)
 
 
 def _decode_single(outputs: Any, batch: Batch, labels: Labels) -> Rows:
@@ -56,7 +49,7 @@ def _decode_single(outputs: Any, batch: Batch, labels: Labels) -> Rows:
     scores = _array(logits.softmax(-1))
     rows = {"scores": scores, "predictions": scores.argmax(-1)}
     if "labels" in batch:
-        rows["losses"] = _array(functional.cross_entropy(logits, batch["labels"], reduction="none"))
+        rows["losses"] = _array(single_losses(logits, batch["labels"]))
     return rows
 
 
@@ -85,14 +78,8 @@ def _encode_multi(values: Sequence[Any], labels: Labels) -> NDArray:
     return targets
 
 
-def _multi_losses(logits: torch.Tensor, batch: Batch, label_smoothing: float = 0.0) -> torch.Tensor:
-    targets = batch["labels"].to(logits.dtype)
-    targets = targets * (1 - label_smoothing) + 0.5 * label_smoothing
-    return functional.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(-1)
-
-
-def _multi_objective(outputs: Any, batch: Batch, label_smoothing: float) -> tuple[torch.Tensor, torch.Tensor]:
-    return _weighted(_multi_losses(logits_of(outputs), batch, label_smoothing), batch)
+def _multi_objective(outputs: Any, batch: Batch, penalty: Penalty) -> tuple[torch.Tensor, torch.Tensor]:
+    return _sum(multi_losses(logits_of(outputs), batch["labels"], penalty), batch), count_rows(batch, penalty)
 
 
 def _decode_multi(outputs: Any, batch: Batch, labels: Labels) -> Rows:
@@ -100,7 +87,7 @@ def _decode_multi(outputs: Any, batch: Batch, labels: Labels) -> Rows:
     scores = _array(logits.sigmoid())
     rows = {"scores": scores, "predictions": scores >= _thresholds(labels)}
     if "labels" in batch:
-        rows["losses"] = _array(_multi_losses(logits, batch))
+        rows["losses"] = _array(multi_losses(logits, batch["labels"]))
     return rows
 
 
@@ -153,8 +140,8 @@ def _squared_errors(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
     return (logits.squeeze(-1) - batch["labels"].to(logits.dtype)).square()
 
 
-def _number_objective(outputs: Any, batch: Batch, label_smoothing: float) -> tuple[torch.Tensor, torch.Tensor]:
-    return _weighted(_squared_errors(logits_of(outputs), batch), batch)
+def _number_objective(outputs: Any, batch: Batch, penalty: Penalty) -> tuple[torch.Tensor, torch.Tensor]:
+    return _sum(_squared_errors(logits_of(outputs), batch), batch), count_rows(batch, penalty)
 
 
 def _decode_number(outputs: Any, batch: Batch, labels: Labels) -> Rows:
@@ -181,7 +168,8 @@ PROBLEMS: dict[Any, Problem] = {
     "single_label": Problem(
         problem_type="single_label_classification",
         encode=_encode_single,
-        count=count_rows,
+        balance=balance_classes,
+        count=count_class_weights,
         objective=_single_objective,
         decode=_decode_single,
         outcome=_single_outcome,
@@ -190,6 +178,7 @@ PROBLEMS: dict[Any, Problem] = {
     "multi_label": Problem(
         problem_type="multi_label_classification",
         encode=_encode_multi,
+        balance=balance_presence,
         count=count_rows,
         objective=_multi_objective,
         decode=_decode_multi,

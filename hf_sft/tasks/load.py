@@ -19,6 +19,7 @@ from hf_sft.data.bad_rows import BadRow, Fault, name_rows, refuse
 from hf_sft.data.columns import check_columns, columns_of, label_column
 from hf_sft.data.labels import LabelColumn, Labels, decide_labels, targets_as_names
 from hf_sft.data.load import load_source
+from hf_sft.data.mixing import Mixing
 from hf_sft.data.rows import Rows, row_lengths
 from hf_sft.data.splits import Split, cut_validation, sample_positions, select_splits
 from hf_sft.errors import DataError, Finding
@@ -257,16 +258,18 @@ def make_inputs(
 ) -> Inputs:
     """Rows the model reads: transformed ahead (and cached by `datasets`) or as they are read, as the task says.
 
-    augmented: changed anew in each epoch, as the recipe's `augment` says.
+    augmented: changed anew in each epoch, as the recipe's `augment`, `objective.mixup` and `cutmix` say.
     """
-    split, augment = part.split, None
+    split, augment, mixing = part.split, None, None
     targets = None if part.entries is None else task.problems[labels.problem].encode(list(part.entries), labels)
     transform = task.transform(processor, recipe)
     inputs = [column for role in task.columns if role != "label" for column in _present(split.rows, recipe, role)]
     if augmented:
         entries, pixels = recipe.augmentations, task.pixels(processor)
         augment = configure_augment(entries, inputs, seed=recipe.seed, pixels=pixels, opened=task.opened)
-    raw = Rows(split.rows.select_columns(inputs), transform, targets, augment=augment, row_ids=split.row_ids)
+        mixing = _configure_mixing(recipe, labels)
+    columns, ids = split.rows.select_columns(inputs), split.row_ids
+    raw = Rows(columns, transform, targets, augment=augment, mixing=mixing, row_ids=ids)
     if task.ahead:
         with PartialState().main_process_first():
             mapped = split.rows.map(transform, batched=True, remove_columns=split.rows.column_names)
@@ -276,11 +279,25 @@ def make_inputs(
     return Inputs(rows=rows, lengths=lengths, targets=targets, row_ids=split.row_ids)
 
 
+def _configure_mixing(recipe: Recipe, labels: Labels) -> Mixing | None:
+    asked = recipe.objective
+    if asked.mixup is None and asked.cutmix is None:
+        return None
+    return Mixing(
+        seed=recipe.seed,
+        num_labels=len(labels.names),
+        mixup=asked.mixup,
+        cutmix=asked.cutmix,
+        by_class=recipe.dataset.sampling == "balanced",
+    )
+
+
 def take_inputs(inputs: Inputs, positions: NDArray) -> Inputs:
     """The rows at those positions, in that order."""
     targets = None if inputs.targets is None else inputs.targets[positions]
     ids, own = inputs.row_ids[positions], inputs.rows
-    rows = Rows(own.rows.select(positions), own.transform, targets, augment=own.augment, row_ids=ids)
+    chosen = own.rows.select(positions)
+    rows = Rows(chosen, own.transform, targets, augment=own.augment, mixing=own.mixing, row_ids=ids)
     return Inputs(rows=rows, lengths=inputs.lengths[positions], targets=targets, row_ids=ids)
 
 

@@ -21,28 +21,44 @@ Rows = dict[str, NDArray]  # column -> one entry per row
 
 
 @dataclass(frozen=True, kw_only=True)
+class Penalty:
+    """What training changes of a loss; losses that evaluate never have it.
+
+    class_weights: float32 [L] by label id; None weighs all alike. focal_gamma: 0 is the plain loss.
+    """
+
+    label_smoothing: float = 0.0
+    class_weights: torch.Tensor | None = None
+    focal_gamma: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Problem:
     """How the outputs of a model are trained and read. `decode` is the one reader of model outputs.
 
     problem_type: what transformers calls it in a model's config; pipeline() chooses softmax or sigmoid by it.
     encode: (label values as names, lists of names or numbers; labels) -> array of targets, one per row.
-    count: batch -> number of items its loss is averaged over (a tensor without dimensions).
-    objective: (outputs, batch, label smoothing) -> (sum of item losses, number of items), so that accumulation,
-        ragged batches and processes add up.
+    count: (batch, penalty) -> number of items its loss is averaged over (a tensor without dimensions), or the sum of
+        their weights where it is a weighted mean.
+    objective: (outputs, batch, penalty) -> (sum of item losses, what count says), so that accumulation, ragged batches
+        and processes add up.
     decode: (outputs, batch, labels) -> rows: "scores", "predictions" and, where targets are known, "losses".
     outcome: (rows, targets, labels) -> what metrics read.
     baseline: (training targets, number of rows, labels) -> rows that ignore the input.
     calibrate: (scores, targets, labels) -> labels with what is chosen on validation; None where nothing is.
+    balance: (training targets, number of labels) -> the weight of each label that makes up for how rare it is; None
+        where there are no labels.
     """
 
     problem_type: str
     encode: Callable[[Sequence[Any], Labels], NDArray]
-    count: Callable[[Batch], torch.Tensor]
-    objective: Callable[[Any, Batch, float], tuple[torch.Tensor, torch.Tensor]]
+    count: Callable[[Batch, Penalty], torch.Tensor]
+    objective: Callable[[Any, Batch, Penalty], tuple[torch.Tensor, torch.Tensor]]
     decode: Callable[[Any, Batch, Labels], Rows]
     outcome: Callable[[Rows, NDArray, Labels], Outcome]
     baseline: Callable[[NDArray, int, Labels], Rows]
     calibrate: Callable[[NDArray, NDArray, Labels], Labels] | None = None
+    balance: Callable[[NDArray, int], NDArray] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -113,6 +113,8 @@ def _refusal(job: Job) -> str:
         return "a stream is read once"
     if recipe.augment and recipe.tuning.cache_views is None:
         return "augmentation changes the rows; tuning.cache_views: 4 would keep four views of each"
+    if recipe.objective.mixup is not None or recipe.objective.cutmix is not None:
+        return "objective.mixup and cutmix mix each row with another one"
     if recipe.tuning.strategy == "gradual":
         return "strategy gradual moves the boundary"
     if recipe.training.get("torch_compile"):

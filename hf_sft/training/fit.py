@@ -75,6 +75,7 @@ def _train(job: Job, directory: RunDirectory, callbacks: Sequence[Any], *, with_
         arguments=arguments,
         recipe=job.recipe,
         problem=job.problem,
+        penalty=job.penalty,
         labels=job.labels,
         rules=job.rules,
         frozen=job.frozen,

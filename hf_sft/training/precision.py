@@ -15,7 +15,7 @@ from torch import nn
 
 from hf_sft.evaluation import model_inputs
 from hf_sft.record import write_text
-from hf_sft.tasks.task import Problem
+from hf_sft.tasks.task import Penalty, Problem
 
 CLEARLY = 1.3  # times as fast, from which rounding to eight bits of mantissa is worth it
 FEWEST_PARAMETERS = 1_000_000  # below, a step costs nothing in any precision
@@ -29,7 +29,7 @@ def measured_precision(
     frozen: Sequence[nn.Module],
     batch: Mapping[str, Any],
     problem: Problem,
-    settings: Any,
+    penalty: Penalty,
     *,
     channels_last: bool,
     checkpoints: Path,
@@ -45,7 +45,7 @@ def measured_precision(
         return "fp32", ""
     times = [0.0]
     if PartialState().is_main_process:
-        step = _make_step(model, frozen, batch, problem, settings, channels_last)
+        step = _make_step(model, frozen, batch, problem, penalty, channels_last)
         with _undisturbed(model):
             times[0] = times_as_fast(step)
     (times_faster,) = broadcast_object_list(times)
@@ -79,7 +79,7 @@ def _make_step(
     frozen: Sequence[nn.Module],
     batch: Mapping[str, Any],
     problem: Problem,
-    settings: Any,
+    penalty: Penalty,
     channels_last: bool,
 ) -> Callable[[bool], None]:
     inputs = model_inputs(dict(batch), torch.device("cpu"), channels_last)
@@ -92,7 +92,7 @@ def _make_step(
             module.training = False
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
             outputs = model(**inputs)
-        total, items = problem.objective(outputs, targets, settings)
+        total, items = problem.objective(outputs, targets, penalty)
         torch.autograd.grad(total / items, learning, allow_unused=True)
 
     return step

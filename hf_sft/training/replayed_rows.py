@@ -15,6 +15,7 @@ from datasets.utils.file_utils import xopen
 from numpy.typing import NDArray
 
 from hf_sft.data.activation_store import Place, Store
+from hf_sft.data.augment import Draw
 from hf_sft.data.rows import Rows
 from hf_sft.modeling.replay import ACTIVATION, Cut
 from hf_sft.tasks.load import Inputs
@@ -99,10 +100,10 @@ class ReplayedRows(Rows):
         self.blank = blank
         self.seed = seed
 
-    def _read(self, positions: list[int], epochs: list[int]) -> Mapping[str, Any]:
-        views = [self._view(position, epoch) for position, epoch in zip(positions, epochs, strict=True)]
+    def _read(self, positions: list[int], draws: list[Draw]) -> Mapping[str, Any]:
+        views = [self._view(draw) for draw in draws]
         if self.blank is None:
-            batch = dict(self.own._read(positions, views))
+            batch = dict(self.own._read(positions, [(view, row) for view, (_, row) in zip(views, draws, strict=True)]))
         else:
             batch = {name: [value] * len(positions) for name, value in self.blank.items()}
         lying = [self.places[view][position] for view, position in zip(views, positions, strict=True)]
@@ -110,10 +111,10 @@ class ReplayedRows(Rows):
             batch[f"{ACTIVATION}{number}"] = [self.store.row(place, number, ragged=ragged) for place in lying]
         return batch
 
-    def _view(self, position: int, epoch: int) -> int:
+    def _view(self, draw: Draw) -> int:
         if len(self.places) == 1:
             return 0
-        row = position if self.row_ids is None else int(self.row_ids[position])
+        epoch, row = draw
         return xxhash.xxh64_intdigest(f"{self.seed} {epoch} {row} view".encode()) % len(self.places)
 
 

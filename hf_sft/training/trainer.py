@@ -22,13 +22,13 @@ from hf_sft.evaluation import Evaluator, model_inputs
 from hf_sft.modeling.parameter_groups import parameter_groups
 from hf_sft.modeling.tuning import Rule
 from hf_sft.recipe import Gradual, Recipe
-from hf_sft.tasks.task import Problem
+from hf_sft.tasks.task import Penalty, Problem
 from hf_sft.training import averaging
 from hf_sft.training.arguments import DROPS_OPTIM_ARGS, make_optimizer, read_optim_args
 from hf_sft.training.callbacks import EpochLog
 from hf_sft.training.checkpoints import mark_complete, newest_complete
 from hf_sft.training.gradual import Turns
-from hf_sft.training.order import EpochOrder
+from hf_sft.training.order import EpochOrder, classes_to_balance
 from hf_sft.training_keys import OPTIMIZERS
 
 
@@ -84,8 +84,8 @@ class LossNotFinite(EnvironmentProblem):
 class SftTrainer(Trainer):
     """transformers.Trainer, told how a Problem is trained and read.
 
-    - The loss is the sum of item losses over the number of items of the whole optimizer step: over micro-batches,
-      ragged ones too, and over processes (transformers#47688).
+    - The loss is the sum of item losses over the number of items (with class weights: the sum of their weights) of the
+      whole optimizer step: over micro-batches, ragged ones too, and over processes (transformers#47688).
     - Rows come in `EpochOrder`, so that a resumed epoch sees the rows it has not seen.
     - Evaluation is ours: by length, in the order of the data, the same on any number of processes.
     - Checkpoints hold the model's own parameter names, so that they reload whole (transformers#43701).
@@ -98,6 +98,7 @@ class SftTrainer(Trainer):
         arguments: TrainingArguments,
         recipe: Recipe,
         problem: Problem,
+        penalty: Penalty,
         labels: Labels,
         rules: Mapping[str, Rule],
         frozen: Sequence[nn.Module],
@@ -110,6 +111,7 @@ class SftTrainer(Trainer):
     ):
         self.recipe = recipe
         self.problem = problem
+        self.penalty = penalty
         self.labels = labels
         self.rules = rules
         self.evaluator = evaluator
@@ -122,7 +124,8 @@ class SftTrainer(Trainer):
             eval_dataset=validation.rows if validation else None,
             callbacks=list(callbacks),
         )
-        self.order = None if train_lengths is None else self._order(train_lengths)
+        classes = classes_to_balance(recipe, train_rows)
+        self.order = None if train_lengths is None else self._order(train_lengths, classes)
         self.add_callback(EpochLog(self.order))
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             refuse_sharded(recipe)
@@ -139,7 +142,7 @@ class SftTrainer(Trainer):
 
     # rows
 
-    def _order(self, lengths: NDArray) -> EpochOrder:
+    def _order(self, lengths: NDArray, classes: NDArray | None = None) -> EpochOrder:
         processes = self.args.world_size
         batch = self.args.per_device_train_batch_size * processes
         return EpochOrder(
@@ -147,6 +150,7 @@ class SftTrainer(Trainer):
             global_batch_size=batch * self.args.gradient_accumulation_steps,
             round_size=batch if processes > 1 else 1,
             seed=self.recipe.seed,
+            classes=classes,
         )
 
     def _get_train_sampler(self, train_dataset: Any = None) -> EpochOrder | None:
@@ -163,7 +167,7 @@ class SftTrainer(Trainer):
     # loss
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> torch.Tensor:
-        items = sum((self.problem.count(batch) for batch in batch_samples), torch.zeros(())).to(device)
+        items = sum((self.problem.count(batch, self.penalty) for batch in batch_samples), torch.zeros(())).to(device)
         return self.accelerator.reduce(items) if self.args.world_size > 1 else items
 
     def compute_loss(
@@ -173,7 +177,7 @@ class SftTrainer(Trainer):
             module.training = False
         batch = {name: inputs.pop(name) for name in ("labels", "weight")}
         outputs = model(**model_inputs(inputs, self.args.device, self.evaluator.channels_last))
-        total, items = self.problem.objective(outputs, batch, self.recipe.objective.label_smoothing)
+        total, items = self.problem.objective(outputs, batch, self.penalty)
         self.losses = self.losses + torch.stack([total.detach(), items.to(total)])
         if not torch.isfinite(total):
             raise LossNotFinite(float(total.detach()), self)

@@ -82,6 +82,11 @@ def test_every_recipe_in_the_repository_names_its_schema(path: Path) -> None:
         changed(training={"evaluation_strategy": "epoch", "warmup_ratio": 0.1, "gradient_checkpointing": True}),
         changed(training={"trackio_static_space_id": False, "save_total_limit": None, "debug": ["underflow_overflow"]}),
         changed(run={"workers": 0, "precision": "bf16"}, resume="never", seed=0, objective={"label_smoothing": 0}),
+        changed(objective={"class_weights": "balanced", "focal_gamma": 2, "mixup": None}),
+        changed(
+            objective={"class_weights": {"a": 2, "b": 0.5}, "label_smoothing": 0.1}, dataset={"sampling": "natural"}
+        ),
+        changed(task="image-classification", objective={"mixup": 0.2, "cutmix": 1}, dataset={"sampling": "balanced"}),
         changed(early_stopping={}, model={"config": {"hidden_dropout_prob": 0.0}}),
     ],
 )
@@ -115,6 +120,13 @@ def test_right_recipes_load_and_fit(content: dict[str, Any]) -> None:
         changed(task="image-classification", processor={"image_mean": [0.5]}),
         changed(tuning={"strategy": "lora"}),
         changed(objective={"label_smoothing": 1}),
+        changed(objective={"class_weights": "balance"}),
+        changed(objective={"class_weights": {"a": 0}}),
+        changed(objective={"class_weights": ["a"]}),
+        changed(objective={"focal_gamma": -1}),
+        changed(task="image-classification", objective={"mixup": 0}),
+        changed(task="image-classification", objective={"cutmix": True}),
+        changed(dataset={"sampling": "even"}),
         changed(metrics=["acuracy"]),
         changed(metrics=["evaluate:"]),
         changed(metrics="accuracy"),

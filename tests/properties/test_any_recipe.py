@@ -42,10 +42,15 @@ dataset:
   problem: single_label
   max_samples: {train: 1_000}
   on_bad_row: skip
+  sampling: natural
   streaming: false
 processor: {max_length: 128}
 tuning: {strategy: head}
-objective: {label_smoothing: 0.1}
+objective:
+  label_smoothing: 0.1
+  class_weights: {negative: 2, 1: 0.5}
+  focal_gamma: 0
+  mixup: null
 training:
   learning_rate: 2e-5
   num_train_epochs: 3

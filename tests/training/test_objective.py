@@ -22,6 +22,7 @@ from torch.nn import functional
 from hf_sft.data.labels import Labels
 from hf_sft.job import Job
 from hf_sft.tasks.classification import PROBLEMS, collate_targets, write_rows
+from hf_sft.tasks.task import Penalty
 
 NAMES = ("a", "b", "c")
 POSED = tuple(PROBLEMS)
@@ -59,20 +60,22 @@ def mean_loss(problem: str, logits: torch.Tensor, targets: torch.Tensor, smoothi
 @pytest.mark.parametrize("problem", POSED)
 def test_the_objective_is_the_mean_loss_over_the_rows_that_count(problem, smoothing):
     outputs, batch = make_batch(problem)
-    total, items = PROBLEMS[problem].objective(outputs, batch, smoothing)
+    total, items = PROBLEMS[problem].objective(outputs, batch, Penalty(label_smoothing=smoothing))
     counted = batch["weight"] > 0
     expected = mean_loss(problem, outputs["logits"][counted], batch["labels"][counted], smoothing)
-    assert items == counted.sum() == PROBLEMS[problem].count(batch)
+    assert items == counted.sum() == PROBLEMS[problem].count(batch, Penalty())
     torch.testing.assert_close(total / items, expected, rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("problem", POSED)
 def test_the_objective_of_a_batch_is_the_sum_over_its_parts(problem):
     outputs, batch = make_batch(problem, rows=9)
-    whole = PROBLEMS[problem].objective(outputs, batch, 0.1)
+    whole = PROBLEMS[problem].objective(outputs, batch, Penalty(label_smoothing=0.1))
     parts = [
         PROBLEMS[problem].objective(
-            {"logits": outputs["logits"][part]}, {name: value[part] for name, value in batch.items()}, 0.1
+            {"logits": outputs["logits"][part]},
+            {name: value[part] for name, value in batch.items()},
+            Penalty(label_smoothing=0.1),
         )
         for part in (slice(0, 4), slice(4, 8), slice(8, 9))
     ]
@@ -98,12 +101,12 @@ def test_losses_of_rows_are_never_smoothed_and_need_targets(problem):
 def test_half_precision_logits_are_read_in_float32(problem):
     outputs, batch = make_batch(problem)
     half = {"logits": outputs["logits"].bfloat16()}
-    total, _ = PROBLEMS[problem].objective(half, batch, 0.0)
+    total, _ = PROBLEMS[problem].objective(half, batch, Penalty())
     rows = PROBLEMS[problem].decode(half, batch, LABELS[problem])
     assert total.dtype == torch.float32
     assert rows["scores"].dtype == rows["losses"].dtype == np.float64
     whole = {"logits": half["logits"].float()}
-    torch.testing.assert_close(total, PROBLEMS[problem].objective(whole, batch, 0.0)[0])
+    torch.testing.assert_close(total, PROBLEMS[problem].objective(whole, batch, Penalty())[0])
 
 
 def test_scores_are_probabilities():
