@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,9 +21,12 @@ from hf_sft.metrics.metric import Metric
 from hf_sft.metrics.resolve import resolve_metrics
 from hf_sft.modeling.anatomy import is_convolutional
 from hf_sft.modeling.build import Built, Opened, build_model, open_model
+from hf_sft.modeling.lora import every_adapter_used, let_drop
 from hf_sft.modeling.parameter_groups import describe, freeze
 from hf_sft.modeling.rules import Rule
-from hf_sft.modeling.tuning import decide
+from hf_sft.modeling.source import find_model
+from hf_sft.modeling.tuning import adapt, decide
+from hf_sft.packages import require_package
 from hf_sft.recipe import Recipe
 from hf_sft.tasks import TASKS
 from hf_sft.tasks.load import Inputs, TaskData, load_data, make_inputs, stream_inputs
@@ -68,6 +72,7 @@ def prepare(
     """Read the data, decide the labels, find the metrics, build the model. Raises HfSftError for what cannot work."""
     started = time.perf_counter()
     silence_libraries()
+    check_packages(recipe)
     task = TASKS[recipe.task]
     for line in (*recipe.notices, str(environment), *environment.notes):
         say(line)
@@ -82,6 +87,12 @@ def prepare(
     for line in given:
         say(line)
     return replace(work, notes=(*given, *work.notes), load_seconds=time.perf_counter() - started)
+
+
+def check_packages(recipe: Recipe) -> None:
+    """Raises MissingExtraError where the strategy needs a package that is not installed."""
+    if recipe.tuning.strategy == "lora":
+        require_package("peft", "tuning.strategy")
 
 
 def check_early_stopping(recipe: Recipe, found: TaskData) -> None:
@@ -122,11 +133,13 @@ def assemble(
     task = TASKS[recipe.task]
     set_seed(recipe.seed)
     built = build_model(recipe, task, found.labels, opened=opened, trust_remote_code=trust_remote_code)
+    adapted = adapt(built.model, built.new, recipe.tuning)
     rules = decide(built.model, built.new, recipe.tuning)
-    frozen = freeze(built.model, rules)
+    frozen = let_drop(built.model, freeze(built.model, rules))
     total, trainable, line = describe(built.model)
     say(f"{recipe.model.name}: {built.report}")
-    say(line)
+    for words in filter(None, (adapted, line)):
+        say(words)
     inputs = {
         role: make_inputs(part, recipe, task, built.labels, built.processor, augmented=role == "train")
         for role, part in found.splits.items()
@@ -146,10 +159,11 @@ def assemble(
         workers=workers(resolved),
         channels_last=channels_last,
     )
-    notes = _truncation_notes(inputs, task, built)
+    notes = _truncation_notes(inputs, task, built) + _base_notes(recipe)
     for line in notes:
         say(line)
-    _try_one_row(built.model, inputs["train"], collate, channels_last)
+    with every_adapter_used(built.model):
+        _try_one_row(built.model, inputs["train"], collate, channels_last)
     return Job(
         recipe=resolved,
         task=task,
@@ -235,6 +249,16 @@ def _truncation_notes(inputs: Mapping[str, Inputs], task: Task, built: Built) ->
     limit = built.processor.model_max_length
     share = float(np.mean(inputs["train"].lengths >= limit)) if inputs["train"].size else 0.0
     return [f"{share:.1%} of the training rows are cut at processor.max_length {limit}"] if share >= 0.005 else []
+
+
+def _base_notes(recipe: Recipe) -> list[str]:
+    """Adapters alone are as good as the path of their base."""
+    if recipe.tuning.lora is None or recipe.tuning.lora.merge:
+        return []
+    base = find_model(recipe).name
+    if not Path(base).is_absolute():
+        return []
+    return [f"model/ holds adapters alone (tuning.lora.merge: false): it loads only where its base lies at {base}"]
 
 
 def _try_one_row(model: Any, inputs: Inputs, collate: Callable[..., Any], channels_last: bool) -> None:

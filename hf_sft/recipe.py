@@ -16,10 +16,11 @@ from hf_sft.errors import nearest
 
 TaskName = Literal["text-classification", "image-classification"]
 ProblemName = Literal["single_label", "multi_label", "regression"]
-StrategyName = Literal["full", "head", "top_layers", "first_layers", "layer_decay", "rules"]
+StrategyName = Literal["full", "head", "top_layers", "first_layers", "layer_decay", "rules", "lora"]
 STRATEGY_KEYS = {  # the key of `tuning` that a strategy needs; no other strategy takes it
     "top_layers": "layers", "first_layers": "layers", "layer_decay": "layer_decay", "rules": "rules",
 }  # fmt: skip
+OPTIONAL_STRATEGY_KEYS: dict[str, tuple[str, ...]] = {"lora": ("lora", "layers")}  # those that it may be given
 SPLIT_ROLES = ("train", "validation", "test")
 METRIC_NAMES = (
     "accuracy", "macro_f1", "micro_f1", "weighted_f1", "macro_precision", "macro_recall",
@@ -201,20 +202,45 @@ class TuningRule(Section):
     weight_decay: float | None = Field(None, ge=0, description="in place of training.weight_decay")
 
 
+class Lora(Section):
+    """Low-rank adapters on frozen layers: Hu et al. 2021."""
+
+    rank: int = Field(8, gt=0, description="of the two matrices of each adapter")
+    alpha: float = Field(16.0, gt=0, description="what an adapter adds is scaled by alpha / rank")
+    dropout: float = Field(0.0, ge=0, lt=1, description="of the inputs of the adapters")
+    targets: Literal["auto"] | Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)] = Field(
+        "auto",
+        description="auto: all linear layers and plain convolutions of the model's layers; or globs over names of "
+        "modules, as ['*.query', '*.value']",
+    )
+    merge: bool = Field(True, description="true: model/ is a plain model; false: it holds the adapters alone")
+
+
 class Tuning(Section):
     """Which weights learn, and how fast."""
 
     strategy: StrategyName = Field(
         "full",
         description="full: everything trains; head: only the new head; top_layers, first_layers: so many layers and "
-        "the head; layer_decay: the further from the head, the slower; rules: as they say",
+        "the head; layer_decay: the further from the head, the slower; rules: as they say; lora: adapters and the head",
     )
-    layers: int | None = Field(None, gt=0, description="how many, for top_layers and first_layers")
+    layers: int | None = Field(
+        None, gt=0, description="how many, for top_layers and first_layers; for lora: the last so many carry adapters"
+    )
     layer_decay: float | None = Field(
         None, gt=0, lt=1, description="for layer_decay: the learning rate of a layer over that of the next one"
     )
     rules: list[TuningRule] = Field([], description="for rules, in order: the first that matches a parameter wins")
     head_lr_scale: float = Field(1.0, gt=0, description="times the learning rate that the strategy gives the head")
+    lora: Lora | None = Field(None, description="for lora: its adapters")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in_lora(cls, content: Any) -> Any:
+        """A recipe with adapters says which, as all defaults are written out."""
+        if isinstance(content, dict) and content.get("strategy") == "lora" and content.get("lora") is None:
+            return content | {"lora": {}}
+        return content
 
 
 class Objective(Section):

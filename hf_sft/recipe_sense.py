@@ -6,7 +6,15 @@ from typing import Any, get_args
 
 from hf_sft import training_keys
 from hf_sft.errors import nearest
-from hf_sft.recipe import AUGMENTATION_KEYS, PROCESSOR_KEYS, ROLES, STRATEGY_KEYS, Processor, StrategyName
+from hf_sft.recipe import (
+    AUGMENTATION_KEYS,
+    OPTIONAL_STRATEGY_KEYS,
+    PROCESSOR_KEYS,
+    ROLES,
+    STRATEGY_KEYS,
+    Processor,
+    StrategyName,
+)
 
 Problem = tuple[tuple[str, ...], dict[str, str]]  # where in the recipe, and the parts of a Finding
 
@@ -25,6 +33,7 @@ def problems_across_sections(content: dict[str, Any]) -> list[Problem]:
         found += _early_stopping_problems(content, training)
     if isinstance(content.get("tuning"), dict):
         found += _tuning_problems(content["tuning"])
+        found += _lora_problems(content, content["tuning"])
     task = content.get("task")
     if not isinstance(task, str) or task not in ROLES:
         return found
@@ -69,9 +78,11 @@ def _tuning_problems(tuning: dict[str, Any]) -> list[Problem]:
         example = {"layers": "2", "layer_decay": "0.8", "rules": "[{pattern: head}, {pattern: '*', lr_scale: 0.1}]"}
         expected, fix = f"this key, which strategy {strategy} needs", f"{needed}: {example[needed]}"
         found.append((("tuning", needed), {"expected": expected, "found": "nothing", "fix": fix}))
-    for key in dict.fromkeys(STRATEGY_KEYS.values()):
-        if key != needed and tuning.get(key) not in (None, []):
+    optional = OPTIONAL_STRATEGY_KEYS
+    for key in dict.fromkeys([*STRATEGY_KEYS.values(), *(key for keys in optional.values() for key in keys)]):
+        if key != needed and key not in optional.get(strategy, ()) and tuning.get(key) not in (None, []):
             users = [name for name, used in STRATEGY_KEYS.items() if used == key]
+            users += [name for name, keys in optional.items() if key in keys]
             expected, fix = (
                 f"a key that strategy {strategy} uses",
                 f"set strategy: {' or '.join(users)}, or leave it out",
@@ -83,6 +94,31 @@ def _tuning_problems(tuning: dict[str, Any]) -> list[Problem]:
             expected, fix = "no weight_decay beside lr_scale: 0", "frozen parameters do not decay: leave it out"
             problem = {"expected": expected, "found": str(rule["weight_decay"]), "fix": fix}
             found.append((("tuning", "rules", str(number), "weight_decay"), problem))
+    return found
+
+
+def _lora_problems(content: dict[str, Any], tuning: dict[str, Any]) -> list[Problem]:
+    """Adapters need pretrained weights below them, and gradients that reach them."""
+    if tuning.get("strategy") != "lora":
+        return []
+    found: list[Problem] = []
+    model, training, settings = (
+        section if isinstance(section, dict) else {}
+        for section in (content.get("model"), content.get("training"), tuning.get("lora"))
+    )
+    weights, merge = model.get("weights"), settings.get("merge", True)
+    if weights == "random":
+        problem = {"expected": "pretrained weights below the adapters", "found": "model.weights: random"}
+        found.append((("tuning", "strategy"), problem | {"fix": "set strategy: full, or name a pretrained model"}))
+    elif weights is not None and merge is False:
+        problem = {"expected": "true where the base is a checkpoint file (model.weights)", "found": "false"}
+        fix = "leave it out: adapters alone need a base that from_pretrained reads"
+        found.append((("tuning", "lora", "merge"), problem | {"fix": fix}))
+    checkpointing = training.get("activation_checkpointing_kwargs")
+    if isinstance(checkpointing, dict) and checkpointing.get("use_reentrant") is True:
+        problem = {"expected": "use_reentrant: false, through which gradients reach adapters", "found": "true"}
+        place = ("training", "activation_checkpointing_kwargs")
+        found.append((place, problem | {"fix": "leave it out: false is the default"}))
     return found
 
 

@@ -101,6 +101,7 @@ STRATEGY_SETTINGS: dict[str, dict[str, Any]] = {  # the least that each strategy
     "first_layers": {"strategy": "first_layers", "layers": 1},
     "layer_decay": {"strategy": "layer_decay", "layer_decay": 0.5},
     "rules": {"strategy": "rules", "rules": [{"pattern": "*"}]},
+    "lora": {"strategy": "lora"},
 }
 
 
