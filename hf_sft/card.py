@@ -14,6 +14,7 @@ from hf_sft.curves import best_epoch, greater_is_better, metric_names
 from hf_sft.markdown import bullets, code, cut_folders, escape, fence, table, without_folders
 from hf_sft.record import RunRecord
 from hf_sft.summary import number
+from hf_sft.usage import holds_adapters_alone, loading_lines
 from hf_sft.yaml12 import dump
 
 # What is never a path in a recipe, whatever it looks like.
@@ -67,12 +68,17 @@ def _results(record: RunRecord) -> str:
 
 
 def _usage(record: RunRecord) -> str:
-    task, problem = record.recipe["task"], record.labels["problem"]
-    image, pair = task.startswith("image"), "text_pair" in record.recipe["dataset"].get("columns", {})
+    problem = record.labels["problem"]
+    image = record.recipe["task"].startswith("image")
+    pair = "text_pair" in record.recipe["dataset"].get("columns", {})
     row = '"path/to/image.png"' if image else '{"text": "first", "text_pair": "second"}' if pair else '"a text"'
-    options = "" if image else ", truncation=True"
-    lines = ["from transformers import pipeline", "", f'classify = pipeline("{task}", model="path/to/model"{options})']
+    lines = loading_lines(record, '"path/to/model"')
     told = "`path/to/model` is the folder of this card, or its repository on the Hub."
+    if holds_adapters_alone(record):
+        told += (
+            " It holds low-rank adapters and the head; `base_model_name_or_path` in `adapter_config.json` says where "
+            "the model lies that they stand on."
+        )
     if record.labels.get("thresholds"):
         lines += [
             "config = classify.model.config",

@@ -21,10 +21,13 @@ from hf_sft.metrics.metric import Metric
 from hf_sft.metrics.resolve import resolve_metrics
 from hf_sft.modeling.anatomy import is_convolutional
 from hf_sft.modeling.build import Built, Opened, build_model, open_model
+from hf_sft.modeling.lora import every_adapter_used, let_drop
 from hf_sft.modeling.parameter_groups import describe, freeze
 from hf_sft.modeling.reinit import reinit_layers
 from hf_sft.modeling.rules import Rule
-from hf_sft.modeling.tuning import decide
+from hf_sft.modeling.source import find_model
+from hf_sft.modeling.tuning import adapt, decide
+from hf_sft.packages import require_package
 from hf_sft.recipe import Recipe
 from hf_sft.record import RunDirectory
 from hf_sft.sense import num_steps
@@ -77,6 +80,7 @@ def prepare(
     """Read the data, decide the labels, find the metrics, build the model. Raises HfSftError for what cannot work."""
     started = time.perf_counter()
     silence_libraries()
+    check_packages(recipe)
     task = TASKS[recipe.task]
     for line in (*recipe.notices, str(environment), *environment.notes):
         say(line)
@@ -93,6 +97,12 @@ def prepare(
     for line in given:
         say(line)
     return replace(work, notes=(*given, *work.notes), load_seconds=time.perf_counter() - started)
+
+
+def check_packages(recipe: Recipe) -> None:
+    """Raises MissingExtraError where the strategy needs a package that is not installed."""
+    if recipe.tuning.strategy == "lora":
+        require_package("peft", "tuning.strategy")
 
 
 def check_validation(recipe: Recipe, found: TaskData) -> None:
@@ -157,15 +167,17 @@ def assemble(
     task = TASKS[recipe.task]
     set_seed(recipe.seed)
     built = build_model(recipe, task, found.labels, opened=opened, trust_remote_code=trust_remote_code)
+    adapted = adapt(built.model, built.new, recipe.tuning)
     rules = decide(built.model, built.new, recipe.tuning)
     if recipe.tuning.warm_start is not None:
         probe.refuse_frozen_head(built.model, rules)
     if recipe.tuning.reinit_layers is not None:
         built = _with_layers_drawn_anew(built, recipe.tuning.reinit_layers, rules)
-    frozen = freeze(built.model, rules)
+    frozen = let_drop(built.model, freeze(built.model, rules))
     total, trainable, line = describe(built.model)
     say(f"{recipe.model.name}: {built.report}")
-    say(line)
+    for words in filter(None, (adapted, line)):
+        say(words)
     inputs = {
         role: make_inputs(part, recipe, task, built.labels, built.processor, augmented=role == "train")
         for role, part in found.splits.items()
@@ -185,11 +197,12 @@ def assemble(
         workers=workers(resolved),
         channels_last=channels_last,
     )
-    notes = [*_truncation_notes(inputs, task, built), *probe.notes(recipe, built)]
+    notes = [*_truncation_notes(inputs, task, built), *probe.notes(recipe, built), *_base_notes(recipe)]
     notes += tuning_notes(resolved, rules, inputs["train"].size, environment.processes, built)
     for line in notes:
         say(line)
-    _try_one_row(built.model, inputs["train"], collate, channels_last)
+    with every_adapter_used(built.model):
+        _try_one_row(built.model, inputs["train"], collate, channels_last)
     penalty = find_penalty(recipe, task, built.labels, inputs["train"].targets)
     if resolved.run.precision == "auto" and environment.device == "cpu":
         precision, line = measured_precision(
@@ -296,6 +309,16 @@ def _truncation_notes(inputs: Mapping[str, Inputs], task: Task, built: Built) ->
     limit = built.processor.model_max_length
     share = float(np.mean(inputs["train"].lengths >= limit)) if inputs["train"].size else 0.0
     return [f"{share:.1%} of the training rows are cut at processor.max_length {limit}"] if share >= 0.005 else []
+
+
+def _base_notes(recipe: Recipe) -> list[str]:
+    """Adapters alone are as good as the path of their base."""
+    if recipe.tuning.lora is None or recipe.tuning.lora.merge:
+        return []
+    base = find_model(recipe).name
+    if not Path(base).is_absolute():
+        return []
+    return [f"model/ holds adapters alone (tuning.lora.merge: false): it loads only where its base lies at {base}"]
 
 
 def _try_one_row(model: Any, inputs: Inputs, collate: Callable[..., Any], channels_last: bool) -> None:

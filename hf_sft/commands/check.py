@@ -155,6 +155,7 @@ def _look(
     machine = book.attempt(lambda: environment.prepare_environment(recipe))
     book.notes += machine.notes if machine else ()
     book.attempt(lambda: _look_at_folder(recipe, data, book))
+    book.attempt(lambda: job.check_packages(recipe))
     found = book.attempt(lambda: load_data(recipe, task, data))
     opened = book.attempt(lambda: open_model(recipe, task, trust_remote_code=trust))
     facts: dict[str, Any] = {}

@@ -85,7 +85,7 @@ def describe(model: nn.Module) -> tuple[int, int, str]:
     trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     trainable = sum(parameter.numel() for _, parameter in trained)
     tensors = sum(1 for _ in model.parameters())
-    where = list(_outermost(model, ""))
+    where = list(dict.fromkeys("adapters" if ".lora_" in name else name for name in _outermost(model, "")))
     which = "" if len(trained) == tensors else ": " + ", ".join(where[:4]) + (" ..." if len(where) > 4 else "")
     line = f"training {len(trained)} of {tensors} tensors ({trainable:,} of {_short(total)} parameters){which}"
     return total, trainable, line

@@ -8,6 +8,7 @@ from typing import Any
 
 from hf_sft.errors import Finding, RecipeError, nearest
 from hf_sft.modeling.anatomy import Block, find_blocks, head_parameters, output_layers
+from hf_sft.modeling.lora import adapter_parameters, add_adapters
 from hf_sft.modeling.rules import Rule, apply_rules
 from hf_sft.recipe import Gradual, Tuning
 
@@ -111,6 +112,13 @@ def rules(model: Any, new: frozenset[str], settings: Tuning) -> list[Rule]:
     return found
 
 
+def lora(model: Any, new: frozenset[str], settings: Tuning) -> list[Rule]:
+    """The adapters that `adapt` has put in train, the head, and whatever below it starts untrained."""
+    adapters = adapter_parameters(model)
+    trained = [Rule("adapters", names=adapters)] if adapters else []
+    return [*_head_rule(model, settings), *_new_rule(new), *trained, Rule("*", lr_scale=0.0)]
+
+
 STRATEGIES: dict[str, Strategy] = {
     "full": full,
     "head": head,
@@ -119,7 +127,17 @@ STRATEGIES: dict[str, Strategy] = {
     "layer_decay": layer_decay,
     "gradual": gradual,
     "rules": rules,
+    "lora": lora,
 }
+
+
+def adapt(model: Any, new: frozenset[str], settings: Tuning) -> str:
+    """What a strategy changes in the model itself, before rules are written -> in words; empty for most."""
+    if settings.lora is None:
+        return ""
+    blocks = find_blocks(model)
+    layers = _wanted_layers(blocks, settings)[1] if settings.layers else [block for block in blocks if block.is_layer]
+    return add_adapters(model, layers, new, settings.lora)
 
 
 def decide(model: Any, new: frozenset[str], settings: Tuning) -> dict[str, Rule]:

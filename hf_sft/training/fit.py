@@ -16,6 +16,7 @@ from transformers import EarlyStoppingCallback, PrinterCallback
 from hf_sft.console import say
 from hf_sft.errors import Finding, RecipeError
 from hf_sft.modeling.learned_state import learned_state
+from hf_sft.modeling.lora import merge_adapters
 from hf_sft.record import RunDirectory, write_text
 from hf_sft.tasks.load import fingerprint
 from hf_sft.training.activation_cache import decide, replaying
@@ -110,6 +111,8 @@ def _train(job: Job, directory: RunDirectory, callbacks: Sequence[Any], *, with_
         trainer.train(resume_from_checkpoint=checkpoint)
     seconds = time.perf_counter() - started
     _end_autocast(job.built.model)
+    if job.recipe.tuning.lora and job.recipe.tuning.lora.merge:
+        merge_adapters(job.built.model)
     state = trainer.state
     batch = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
     epoch_rows = job.inputs["train"].size

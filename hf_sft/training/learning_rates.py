@@ -6,6 +6,8 @@ DistilBERT: Sanh et al. 2019 (5e-5). ModernBERT: Warner et al. 2024 (1e-5 to 8e-
 AdamW: Steiner et al. 2022; Liu et al. 2021, 2022 (5e-5 to 1e-4). Convolutional networks with AdamW: Wightman et al.
 2021 (1e-4 to 1e-3). New heads on frozen features: Kumar et al. 2022 (1e-3 to 1e-2). With layer decay the
 rate is that of the head, above those of all other layers: Clark et al. 2020 (1e-4 with 0.8 for a base model).
+Adapters: Hu et al. 2021, table 9 (RoBERTa base: 4e-4 to 5e-4); Schulman et al. 2025, "LoRA without regret" (10 times
+the rate of full fine-tuning); never above that of a new head, which trains with them.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ VISION = {
 }  # fmt: skip
 TRAINED = {  # strategy -> what trains; the rates are those of full fine-tuning
     "top_layers": "its last layers", "first_layers": "its first layers", "layer_decay": "falling from layer to layer",
-    "gradual": "from the head down", "rules": "scaled by the rules",
+    "gradual": "from the head down", "rules": "scaled by the rules", "lora": "adapters",
 }  # fmt: skip
 SMALL_ENCODER = 1e-4  # text, hidden size below 512
 TIMM_TRANSFORMER = 5e-5
@@ -32,6 +34,7 @@ RANDOM = 5e-4  # trained from scratch
 OTHER = 3e-5
 HEAD = 1e-3
 LAYER_DECAY_FACTOR = 2  # the rates of most layers are below the recipe's
+LORA_FACTOR = 10
 SGD_FACTOR = 20  # SGD with momentum moves by the gradient, AdamW by its sign: about 1e-3 to 1e-2 against 5e-4
 
 
@@ -50,6 +53,8 @@ def default_learning_rate(config: Any, strategy: str, *, random: bool, optimizer
         rate, why = (TEXT | VISION).get(family, OTHER), f"{family}, {trained}"
     if strategy == "layer_decay":
         rate *= LAYER_DECAY_FACTOR
+    if strategy == "lora":
+        rate = min(rate * LORA_FACTOR, HEAD)
     if optimizer == "sgd":
         rate *= SGD_FACTOR
     return rate, why

@@ -102,6 +102,7 @@ STRATEGY_SETTINGS: dict[str, dict[str, Any]] = {  # the least that each strategy
     "layer_decay": {"strategy": "layer_decay", "layer_decay": 0.5},
     "gradual": {"strategy": "gradual"},
     "rules": {"strategy": "rules", "rules": [{"pattern": "*"}]},
+    "lora": {"strategy": "lora"},
 }
 
 

@@ -16,7 +16,7 @@ from transformers.pytorch_utils import Conv1D
 from hf_sft.modeling.anatomy import head_parameters
 from hf_sft.modeling.parameter_groups import decays, describe, freeze, parameter_groups
 from hf_sft.modeling.rules import Rule, apply_rules
-from hf_sft.modeling.tuning import STRATEGIES, decide
+from hf_sft.modeling.tuning import STRATEGIES, adapt, decide
 
 MATRICES = (nn.Linear, nn.Conv1d, nn.Conv2d, Conv1D, nn.Embedding)
 TIMM = ["test_vit", "test_vit2", "test_vit3", "test_convnext2", "test_coatnet", "test_byobnet", "test_resnet"]
@@ -30,6 +30,9 @@ TIMM += [
 
 
 def rules_for(model: Any, strategy: str = "full", **settings: Any) -> dict[str, Rule]:
+    if strategy == "lora":
+        pytest.importorskip("peft")
+    adapt(model, frozenset(), settings_for(strategy, **settings))
     return decide(model, frozenset(), settings_for(strategy, **settings))
 
 

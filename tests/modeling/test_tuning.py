@@ -13,7 +13,7 @@ from hf_sft.errors import RecipeError
 from hf_sft.modeling.anatomy import find_blocks, head_parameters
 from hf_sft.modeling.rules import Rule, apply_rules
 from hf_sft.modeling.tuning import STRATEGIES, decide
-from hf_sft.recipe import KEYS_WITH_DEFAULTS, STRATEGY_KEYS, Recipe, StrategyName, Tuning
+from hf_sft.recipe import OPTIONAL_STRATEGY_KEYS, STRATEGY_KEYS, Recipe, StrategyName, Tuning
 from hf_sft.training.learning_rates import (
     HEAD,
     LAYER_DECAY_FACTOR,
@@ -199,13 +199,19 @@ def test_a_scale_for_a_frozen_head_is_an_error(tmp_path: Path) -> None:
 def test_a_strategy_takes_its_own_key_and_the_head_s_scale_alone(strategy: str) -> None:
     assert settings_for(strategy, head_lr_scale=3).head_lr_scale == 3
     needed = STRATEGY_KEYS.get(strategy)
-    samples = {"layers": 1, "layer_decay": 0.5, "gradual": {"every": 2}, "rules": [{"pattern": "*"}]}
-    if needed in KEYS_WITH_DEFAULTS:
-        Recipe.from_dict({**LEAST, "tuning": {"strategy": strategy, needed: samples[needed]}})
-    elif needed:
+    samples = {
+        "layers": 1,
+        "layer_decay": 0.5,
+        "gradual": {"every": 2},
+        "rules": [{"pattern": "*"}],
+        "lora": {"rank": 4},
+    }
+    for key in OPTIONAL_STRATEGY_KEYS.get(strategy, ()):
+        Recipe.from_dict({**LEAST, "tuning": {"strategy": strategy, key: samples[key]}})
+    if needed:
         with pytest.raises(RecipeError, match=rf"tuning\.{needed}\n.*this key, which strategy {strategy} needs"):
             Recipe.from_dict({**LEAST, "tuning": {"strategy": strategy}})
-    for key in set(samples) - {needed}:
+    for key in set(samples) - {needed, *OPTIONAL_STRATEGY_KEYS.get(strategy, ())}:
         with pytest.raises(RecipeError, match=rf"(?s)tuning\.{key}\n.*a key that strategy {strategy} uses"):
             Recipe.from_dict({**LEAST, "tuning": {**STRATEGY_SETTINGS[strategy], key: samples[key]}})
 
