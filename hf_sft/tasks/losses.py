@@ -53,4 +53,5 @@ def count_class_weights(batch: Batch, penalty: Penalty) -> torch.Tensor:
     if penalty.class_weights is None:
         return weight.sum()
     classes = penalty.class_weights.to(weight)
-    return (weight * (classes[labels] if labels.ndim == 1 else labels.to(weight) @ classes)).sum()
+    own = classes[labels] if labels.ndim == 1 else (labels * classes).sum(-1)  # @ would be autocast to half precision
+    return (weight * own).sum()

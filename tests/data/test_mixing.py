@@ -159,6 +159,7 @@ def test_draws_follow_row_ids() -> None:
     rows = make_rows("mixup", ids=ids)
     assert rows.mixing is not None
     plan = rows.mixing.plan((0, 100), 1, rows.pools)
+    assert rows.mixing.plan((0, 100), 5, rows.pools).share == plan.share, "wherever the row stands"
     expected = plan.share * IMAGES[1] + (1 - plan.share) * IMAGES[plan.partner]
     torch.testing.assert_close(rows[1]["pixel_values"], expected)
 
@@ -217,6 +218,8 @@ def test_training_rows_are_mixed_and_no_others(models: Path, tmp_path: Path) -> 
     for role in ("validation", "test"):
         assert work.inputs[role].rows.mixing is None
         assert {feature["labels"].shape for feature in work.inputs[role].features(4)} == {()}
+    balanced = mixed_recipe("vit", models, tmp_path, dataset={"sampling": "balanced"})
+    assert prepare(balanced, make_data("vit", train=16)).inputs["train"].rows.mixing.by_class
     plain = prepare(make_recipe("vit", models, tmp_path), make_data("vit", train=16))
     assert plain.inputs["train"].rows.mixing is None
 

@@ -223,6 +223,26 @@ def test_accumulation_changes_nothing_with_weights(problem: str, models: Path, t
     np.testing.assert_allclose(log_one, log_other, rtol=1e-6)
 
 
+def test_the_gradient_of_a_step_is_that_of_torch_s_weighted_mean_over_its_rows(models: Path, tmp_path: Path) -> None:
+    """75 rows in micro-batches of 8, the last of 3."""
+    recipe = make_recipe(
+        "bert",
+        models,
+        tmp_path,
+        model={"config": NO_DROPOUT},
+        objective={"class_weights": {"positive": 3}},
+        training={"gradient_accumulation_steps": 10, "max_grad_norm": 0, "num_train_epochs": 1},
+    )
+    work, steps = prepare(recipe, uneven(), double=True), []
+    model, batch = work.built.model, work.collate(work.inputs["train"].features(75))
+    logits = model.train()(**{name: value for name, value in batch.items() if name not in ("labels", "weight")}).logits
+    torch.nn.CrossEntropyLoss(torch.tensor([1.0, 3.0]).double())(logits, batch["labels"]).backward()
+    expected = gradients(model)
+    model.zero_grad()
+    train(work, [Spy(lambda state, model, optimizer: steps.append(gradients(model)))])
+    assert len(steps) == 1 and largest_difference(steps[0], expected) < 1e-10
+
+
 def run(problem: str, models: Path, folder: Path, batch: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     training = {"per_device_train_batch_size": batch, "logging_steps": 1}
     model = {"config": NO_DROPOUT}
