@@ -57,11 +57,11 @@ def test_the_saved_model_is_a_plain_one_with_the_predictions_of_the_run(
     answers = [one[0] if isinstance(one, list) else one for one in classify(inputs_of(family, data["test"]), top_k=1)]
     assert [answer["label"] for answer in answers] == table["prediction"].to_pylist()
     best = [max(row[f"score_{name}"] for name in record.labels["names"]) for row in table.to_pylist()]
-    assert [answer["score"] for answer in answers] == pytest.approx(best, abs=1e-4)
+    assert [answer["score"] for answer in answers] == pytest.approx(best, abs=1e-3)
     assert record.baselines["test"]["linear_probe"] == record.metrics["test"]
     (entry,) = record.history["epochs"]
     assert entry["accuracy"] == record.metrics["validation"]["accuracy"] and "train_accuracy" in entry
-    assert entry["validation_loss"] == pytest.approx(record.metrics["validation"]["loss"], abs=1e-5)
+    assert entry["validation_loss"] == pytest.approx(record.metrics["validation"]["loss"], rel=1e-3)
     assert any(note.startswith("head solved by logistic regression, C ") for note in record.notes)
     assert any("classifier.dense" in note for note in record.notes) == (family == "roberta")
     assert not record.directory.checkpoints.exists()
