@@ -96,7 +96,10 @@ def idle_keys(recipe: Recipe) -> list[str]:
     others = {
         "early_stopping": recipe.early_stopping is not None,
         "augment": bool(recipe.augment),
+        "dataset.sampling": recipe.dataset.sampling != "natural",
         "tuning.head_lr_scale": recipe.tuning.head_lr_scale != 1,
+        "tuning.ema": recipe.tuning.ema is not None,
+        "tuning.wise_ft": recipe.tuning.wise_ft is not None,
         "run.max_hours": recipe.run.max_hours is not None,
     }
     return keys + [key for key, given in others.items() if given]
