@@ -25,6 +25,7 @@ def problems_across_sections(content: dict[str, Any]) -> list[Problem]:
         found += _early_stopping_problems(content, training)
     if isinstance(content.get("tuning"), dict):
         found += _tuning_problems(content["tuning"])
+        found += _cache_problems(content["tuning"], content.get("augment"))
     task = content.get("task")
     if not isinstance(task, str) or task not in ROLES:
         return found
@@ -83,6 +84,21 @@ def _tuning_problems(tuning: dict[str, Any]) -> list[Problem]:
             expected, fix = "no weight_decay beside lr_scale: 0", "frozen parameters do not decay: leave it out"
             problem = {"expected": expected, "found": str(rule["weight_decay"]), "fix": fix}
             found.append((("tuning", "rules", str(number), "weight_decay"), problem))
+    return found
+
+
+def _cache_problems(tuning: dict[str, Any], augment: Any) -> list[Problem]:
+    """Keys of the cache that do nothing: views without augmentation, anything while it is off."""
+    found: list[Problem] = []
+    for key, default in (("cache_dir", None), ("cache_dtype", "float32"), ("cache_views", None)):
+        value = tuning.get(key)
+        if tuning.get("cache") == "off" and value not in (None, default):
+            fix = "leave it out, or set tuning.cache: auto"
+            problem = {"expected": "a key that does something", "found": f"{key} beside cache: off", "fix": fix}
+            found.append((("tuning", key), problem))
+        elif key == "cache_views" and value is not None and augment in (None, []):
+            expected, fix = "augment, whose views it keeps", "leave it out: every epoch sees the same rows"
+            found.append((("tuning", key), {"expected": expected, "found": "nothing to augment", "fix": fix}))
     return found
 
 

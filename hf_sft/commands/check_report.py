@@ -112,7 +112,9 @@ def _labels(report: CheckReport) -> Table | None:
 
 
 def _cost(rehearsal: Rehearsal) -> list[tuple[str, str]]:
+    cache = [("frozen layers", rehearsal.cache.removeprefix("frozen "))] if rehearsal.cache else []
     return [
+        *cache,
         ("steps", f"{rehearsal.steps:,} of {rehearsal.seconds_per_step:.2g} s"),
         ("time", f"about {_duration(rehearsal.total_seconds)}, of which training {_duration(rehearsal.train_seconds)}"),
         ("peak memory", _amount(rehearsal.memory)),

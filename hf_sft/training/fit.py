@@ -16,8 +16,9 @@ from hf_sft.console import say
 from hf_sft.errors import Finding, RecipeError
 from hf_sft.record import RunDirectory, write_text
 from hf_sft.tasks.load import fingerprint
-from hf_sft.training.activation_cache import decide, replaying
+from hf_sft.training.activation_cache import replaying
 from hf_sft.training.arguments import make_arguments
+from hf_sft.training.cache_plan import decide
 from hf_sft.training.callbacks import Progress
 from hf_sft.training.stopping import StopOnRequest
 from hf_sft.training.trainer import LossNotFinite, SftTrainer, Validation
