@@ -130,7 +130,7 @@ def _cut_at(
                 for row, own in enumerate(steps[number] if steps and shape.ragged else ()):
                     activation[row, own:] = 0
             if not _same(model, frozen, cut, batch, {**light[number], **as_carried(stored)}):
-                return "more than its inputs comes from what is frozen, or padding is read"
+                return "more than its inputs comes from what is frozen" + (", or padding is read" if steps else "")
     except NotByRows as error:
         return f"an output before it has {error}"
     except IMPOSSIBLE as error:
