@@ -273,7 +273,9 @@ class Tuning(Section):
         "auto",
         description="whether what the frozen layers give is recorded once and replayed; auto: where that saves work",
     )
-    cache_dir: str | None = Field(None, description="where it is kept; absent: under the Hugging Face cache")
+    cache_dir: Annotated[str, AfterValidator(_expanded)] | None = Field(
+        None, description="where it is kept, from the working directory; absent: under the Hugging Face cache"
+    )
     cache_dtype: Literal["float32", "float16"] = Field("float32", description="float16 takes half the room")
     cache_views: int | None = Field(
         None, gt=0, description="with augment: so many augmented passes are recorded, of which each epoch draws"

@@ -37,6 +37,7 @@ def problems_across_sections(content: dict[str, Any]) -> list[Problem]:
         found += _probe_problems(content, content["tuning"])
         found += _gradual_problems(content["tuning"], content.get("dataset"))
         found += _lora_problems(content, content["tuning"])
+        found += _cache_problems(content["tuning"], content.get("augment"))
     task = content.get("task")
     found += _objective_problems(content, task)
     if not isinstance(task, str) or task not in ROLES:
@@ -198,6 +199,21 @@ def _lora_problems(content: dict[str, Any], tuning: dict[str, Any]) -> list[Prob
         problem = {"expected": "use_reentrant: false, through which gradients reach adapters", "found": "true"}
         place = ("training", "activation_checkpointing_kwargs")
         found.append((place, problem | {"fix": "leave it out: false is the default"}))
+    return found
+
+
+def _cache_problems(tuning: dict[str, Any], augment: Any) -> list[Problem]:
+    """Keys of the cache that do nothing: views without augmentation, anything while it is off."""
+    found: list[Problem] = []
+    for key, default in (("cache_dir", None), ("cache_dtype", "float32"), ("cache_views", None)):
+        value = tuning.get(key)
+        if tuning.get("cache") == "off" and value not in (None, default):
+            fix = "leave it out, or set tuning.cache: auto"
+            problem = {"expected": "a key that does something", "found": f"{key} beside cache: off", "fix": fix}
+            found.append((("tuning", key), problem))
+        elif key == "cache_views" and value is not None and augment in (None, []):
+            expected, fix = "augment, whose views it keeps", "leave it out: every epoch sees the same rows"
+            found.append((("tuning", key), {"expected": expected, "found": "nothing to augment", "fix": fix}))
     return found
 
 

@@ -23,13 +23,15 @@ from hf_sft.modeling.linear_probe import expected_seconds, num_features
 from hf_sft.recipe import Recipe
 from hf_sft.record import RunDirectory
 from hf_sft.tasks.load import Inputs, take_inputs
+from hf_sft.training.cache_plan import Plan, decide
 from hf_sft.training.fit import train
 from hf_sft.training.interpolation import ALPHAS
 from hf_sft.training.order import classes_to_balance, epoch_order
-from hf_sft.training.probe import solves
+from hf_sft.training.probe import probed_splits, solves
 
 STEPS = 3  # the first warms up; the others are timed
 EVALUATED = 64  # rows
+LEAST_STEP = 0.002  # seconds that a step takes however little it computes
 CHECKPOINTS_KEPT = 3  # two and the one being written, where the recipe says nothing
 
 
@@ -38,7 +40,8 @@ class Rehearsal:
     """What a run would take, from the steps that were measured. seconds and bytes; steps: of the optimizer.
 
     memory: peak of the process (or, on a GPU, of the device) in the rehearsal, the longest rows among its own.
-    disk: what the run directory takes at most; free: what is left where it will lie.
+    disk: what the run directory takes at most, and what is recorded of frozen layers; free: what is left where it will
+    lie. cache: what is recorded and saved, in words; empty where nothing is.
     """
 
     steps: int
@@ -48,6 +51,7 @@ class Rehearsal:
     memory: int
     disk: int
     free: int
+    cache: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -68,6 +72,7 @@ def rehearse(job: Job) -> Rehearsal:
         rules={name: replace(rule, after=0) for name, rule in job.rules.items()},  # the dearest: all that ever trains
     )
     clock = _Clock()
+    plan = decide(job, probed=probed_splits(job.recipe, asked=False))
     with tempfile.TemporaryDirectory(prefix="hf_sft_check_") as name, overheard():
         directory = RunDirectory(Path(name))
         started = time.perf_counter()
@@ -92,8 +97,10 @@ def rehearse(job: Job) -> Rehearsal:
         train_seconds = per_cost * whole
     if job.recipe.tuning.warm_start is not None:
         setup += _probe_seconds(job, few, evaluated - before_evaluation, tuple(job.inputs))
-    evaluation = _evaluation_seconds(job, few, evaluated - before_evaluation)
-    disk = model + checkpoint * _checkpoints(job)
+    during, last = _evaluation_seconds(job, few, evaluated - before_evaluation)
+    if plan is not None:
+        train_seconds, during = _replayed_seconds(plan, steps, train_seconds, during)
+    disk = model + checkpoint * _checkpoints(job) + (plan.writes if plan else 0)
     free = shutil.disk_usage(room.existing(Path(job.recipe.output_dir))).free
     if disk > free:
         raise room.no_room(Path(job.recipe.output_dir), disk)
@@ -101,11 +108,17 @@ def rehearse(job: Job) -> Rehearsal:
         steps=steps,
         seconds_per_step=train_seconds / max(1, steps),
         train_seconds=train_seconds,
-        total_seconds=train_seconds + evaluation + setup + saving,
+        total_seconds=train_seconds + during + last + setup + saving,
         memory=_peak_memory(),
         disk=disk,
         free=free,
+        cache="" if plan is None else str(plan),
     )
+
+
+def _replayed_seconds(plan: Plan, steps: int, training: float, during: float) -> tuple[float, float]:
+    """(of training, recording included, of evaluating meanwhile), from what they would take without the cache."""
+    return max(training / plan.times_less, LEAST_STEP * steps), during / plan.times_less
 
 
 class _Clock(TrainerCallback):
@@ -146,7 +159,7 @@ def _shortened(job: Job, *, has_validation: bool) -> Any:
         "save_total_limit": 1,
         "report_to": "none",
     }
-    tuning = job.recipe.tuning.model_copy(update={"wise_ft": None})
+    tuning = job.recipe.tuning.model_copy(update={"wise_ft": None, "cache": "off"})
     return job.recipe.model_copy(update={"training": training, "tuning": tuning, "early_stopping": None})
 
 
@@ -177,12 +190,12 @@ def _whole_cost(job: Job, inputs: Inputs, batch: int) -> tuple[int, float]:
     return steps, float(costs.sum() / len(costs) * steps)
 
 
-def _evaluation_seconds(job: Job, few: dict[str, Inputs], seconds: float) -> float:
-    """Of every evaluation in training and the last one of all splits, from that of the few rows."""
+def _evaluation_seconds(job: Job, few: dict[str, Inputs], seconds: float) -> tuple[float, float]:
+    """(of every evaluation in training, of the last one of all splits), from that of the few rows."""
     splits = {role: part for role, part in job.inputs.items() if role != "train" and part.size}
     looked = sum(int(few[role].lengths.sum()) for role in splits)
     if not looked:
-        return 0.0
+        return 0.0, 0.0
     per_cost = seconds / looked
     training = job.recipe.training
     often = training["num_train_epochs"] if training["eval_strategy"] == "epoch" else 1
@@ -190,7 +203,7 @@ def _evaluation_seconds(job: Job, few: dict[str, Inputs], seconds: float) -> flo
     if (wise_ft := job.recipe.tuning.wise_ft) is not None:
         often += len(ALPHAS) if wise_ft.alpha == "auto" else 3
     during = often * splits["validation"].lengths.sum() if "validation" in splits and often else 0.0
-    return float(per_cost * (during + sum(part.lengths.sum() for part in splits.values())))
+    return float(per_cost * during), float(per_cost * sum(part.lengths.sum() for part in splits.values()))
 
 
 def _probe_seconds(job: Job, few: dict[str, Inputs], seconds: float, roles: Sequence[str]) -> float:

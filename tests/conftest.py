@@ -37,3 +37,12 @@ def real_data() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("HF_SFT_REAL_DATA names no folder")
     return Path(folder)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def activations_lie_apart(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What frozen layers give is recorded in a folder of the tests, not in the user's cache."""
+    root = tmp_path_factory.mktemp("activations")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hf_sft.data.recorded.default_root", lambda: root)
+        yield

@@ -251,6 +251,30 @@ def test_early_stopping_needs_a_checkpoint_at_every_evaluation(
         load(f"{text}early_stopping: {{}}\n", folder=tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("tuning", "augment", "place"),
+    [
+        ("{cache: off}", "[]", None),
+        ("{cache: off, cache_dtype: float32}", "[]", None),
+        ("{cache_views: 4}", "[word_swap]", None),
+        ("{cache: on, cache_dir: here, cache_dtype: float16}", "[]", None),
+        ("{cache_views: 4}", "[]", "cache_views"),
+        ("{cache: off, cache_views: 4}", "[word_swap]", "cache_views"),
+        ("{cache: off, cache_dir: here}", "[]", "cache_dir"),
+        ("{cache: off, cache_dtype: float16}", "[]", "cache_dtype"),
+    ],
+)
+def test_keys_of_the_cache_that_do_nothing_are_errors(
+    tmp_path: Path, tuning: str, augment: str, place: str | None
+) -> None:
+    text = f"{BASE}augment: {augment}\ntuning: {tuning}\n"
+    if place is None:
+        load(text, folder=tmp_path)
+    else:
+        (finding,) = mistakes(text, folder=tmp_path)
+        assert finding.place.endswith(f"tuning.{place}") and finding.expected and finding.fix
+
+
 # --- files
 
 

@@ -112,10 +112,12 @@ def _labels(report: CheckReport) -> Table | None:
 
 
 def _cost(rehearsal: Rehearsal) -> list[tuple[str, str]]:
+    cache = [("frozen layers", rehearsal.cache.removeprefix("frozen "))] if rehearsal.cache else []
     steps = (
         f"{rehearsal.steps:,} of {rehearsal.seconds_per_step:.2g} s" if rehearsal.steps else "none: the head is solved"
     )
     return [
+        *cache,
         ("steps", steps),
         ("time", f"about {_duration(rehearsal.total_seconds)}, of which training {_duration(rehearsal.train_seconds)}"),
         ("peak memory", _amount(rehearsal.memory)),

@@ -19,16 +19,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from huggingface_hub.constants import HF_HOME
 from numpy.typing import NDArray
 
+from hf_sft.data.recorded import ABOUT, COMPLETE
 from hf_sft.record import write_text
 
-COMPLETE = "complete"  # written last: a segment without it is not read
 ABANDONED = 3600.0  # seconds after which a segment that nobody completes is taken away
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Place:
     """Where one row lies: the segment and its first and last step (or its number) in it."""
 
@@ -38,35 +37,42 @@ class Place:
 
 
 class Segment:
-    """The activations of some rows. Ragged ones lie step after step, others row after row."""
+    """The activations of some rows: ragged ones step after step, others row after row.
+
+    Raises OSError or ValueError where it is damaged.
+    """
 
     def __init__(self, folder: Path):
         self.folder = folder
+        number = json.loads((folder / COMPLETE).read_text(encoding="utf-8"))["activations"]
         self.keys: NDArray = np.load(folder / "keys.npy")  # uint64 [rows, 2]
         self.offsets: NDArray = np.load(folder / "offsets.npy")  # int64 [rows + 1]
-        files = sorted(folder.glob("activation_*.npy"))
-        self.activations = [np.load(file, mmap_mode="r") for file in files]
-        if any(len(activation) != self.offsets[-1] for activation in self.activations):
+        self.activations = [np.load(activation_file(folder, index), mmap_mode="r") for index in range(number)]
+        whole = len(self.offsets) == len(self.keys) + 1
+        if not whole or any(len(activation) != self.offsets[-1] for activation in self.activations):
             raise ValueError("rows are missing")
+
+    def __reduce__(self) -> Any:
+        return Segment, (self.folder,)  # a data-loading process maps the files itself
 
 
 class Store:
-    """What is recorded of one computation, and where more of it is written."""
+    """What is recorded of one computation, and where more of it is written. Nothing is read before `read`."""
 
     def __init__(self, folder: Path):
         self.folder = folder
         self.segments: list[Segment] = []
         self.places: dict[bytes, Place] = {}
-        self.read()
 
-    def read(self) -> None:
-        """Take in the segments that are complete; what is damaged or half written counts as not there."""
-        known = {segment.folder for segment in self.segments}
-        for mark in sorted(self.folder.glob(f"*/{COMPLETE}")):
-            if mark.parent in known:
-                continue
-            with contextlib.suppress(OSError, ValueError):
-                segment = Segment(mark.parent)
+    def complete_segments(self) -> list[str]:
+        """Names of the segments that are there to be read."""
+        return sorted(mark.parent.name for mark in self.folder.glob(f"*/{COMPLETE}"))
+
+    def read(self, names: Sequence[str]) -> None:
+        """Take in these segments; what is damaged counts as not there."""
+        for name in names:
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+                segment = Segment(self.folder / name)
                 number = len(self.segments)
                 self.segments.append(segment)
                 for row, key in enumerate(segment.keys):
@@ -81,14 +87,28 @@ class Store:
         whole = self.segments[place.segment].activations[number]
         return whole[place.start : place.stop] if ragged else whole[place.start]
 
+    def describe(self, about: dict[str, Any]) -> None:
+        """What was computed, for people; it also tells when it was used last, which is now."""
+        self._sweep()
+        write_text(self.folder / ABOUT, json.dumps(about, indent=1) + "\n")
+
     def begin(self, keys: Sequence[bytes], steps: NDArray, shapes: Sequence[tuple[int, ...]], dtype: str) -> Path:
-        """A new segment for these rows, its files at their full size: room is found now or never.
+        """A new segment for these rows, its files at their full size: room is found now, or OSError is raised.
 
         steps: int64 [rows], of each row; 1 where rows are not ragged. shapes: of one step of each activation.
         """
-        self._sweep()
         folder = self.folder / uuid.uuid4().hex[:12]
         folder.mkdir(parents=True)
+        try:
+            self._lay_out(folder, keys, steps, shapes, dtype)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        return folder
+
+    def _lay_out(
+        self, folder: Path, keys: Sequence[bytes], steps: NDArray, shapes: Sequence[tuple[int, ...]], dtype: str
+    ) -> None:
         offsets = np.concatenate([[0], np.cumsum(steps)]).astype(np.int64)
         np.save(folder / "keys.npy", np.frombuffer(b"".join(keys), dtype=np.uint64).reshape(-1, 2))
         np.save(folder / "offsets.npy", offsets)
@@ -98,17 +118,17 @@ class Store:
             with open(file, "r+b") as handle:
                 if hasattr(os, "posix_fallocate"):  # a sparse file would end the process when the disk is full
                     os.posix_fallocate(handle.fileno(), 0, max(1, file.stat().st_size))
-        return folder
 
-    def complete(self, folder: Path, about: dict[str, Any]) -> None:
+    def complete(self, folder: Path) -> None:
         """The segment can be read from now on."""
-        write_text(self.folder / "about.json", json.dumps(about, indent=1) + "\n")
-        write_text(folder / COMPLETE, "")
+        rows, number = len(np.load(folder / "keys.npy")), len(list(folder.glob("activation_*.npy")))
+        write_text(folder / COMPLETE, json.dumps({"rows": rows, "activations": number}) + "\n")
 
     def _sweep(self) -> None:
         for folder in self.folder.glob("*/"):
-            if not (folder / COMPLETE).exists() and time.time() - _touched(folder) > ABANDONED:
-                shutil.rmtree(folder, ignore_errors=True)
+            with contextlib.suppress(FileNotFoundError):  # its run completed it, or swept it, at this moment
+                if not (folder / COMPLETE).exists() and time.time() - _touched(folder) > ABANDONED:
+                    shutil.rmtree(folder, ignore_errors=True)
 
 
 def activation_file(folder: Path, number: int) -> Path:
@@ -118,46 +138,3 @@ def activation_file(folder: Path, number: int) -> Path:
 def _touched(folder: Path) -> float:
     """When something in it was last written, in seconds since 1970."""
     return max((file.stat().st_mtime for file in (folder, *folder.iterdir())), default=0.0)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recorded:
-    """One computation as `hf-sft cache list` shows it. bytes: on disk; used: when it was last written to."""
-
-    key: str
-    model: str
-    boundary: str
-    rows: int
-    bytes: int
-    used: float
-
-
-def default_root() -> Path:
-    """Where activations are kept unless a recipe says otherwise."""
-    return Path(HF_HOME) / "hf_sft" / "activations"
-
-
-def list_recorded(root: Path) -> list[Recorded]:
-    """Every computation below that folder, the largest first."""
-    found = []
-    for folder in sorted(path for path in root.glob("*/") if (path / "about.json").is_file()):
-        about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
-        segments = Store(folder).segments
-        files = [file for file in folder.rglob("*") if file.is_file()]
-        found.append(
-            Recorded(
-                key=folder.name,
-                model=str(about.get("model", "?")),
-                boundary=str(about.get("boundary", "?")),
-                rows=sum(len(segment.keys) for segment in segments),
-                bytes=sum(file.stat().st_size for file in files),
-                used=max((file.stat().st_mtime for file in files), default=0.0),
-            )
-        )
-    return sorted(found, key=lambda one: -one.bytes)
-
-
-def clear_recorded(root: Path, keys: Sequence[str]) -> None:
-    """Delete these computations. A run that reads one goes on: what is mapped stays until it is let go."""
-    for key in keys:
-        shutil.rmtree(root / key, ignore_errors=True)

@@ -3,12 +3,13 @@
 No family is known by name. Two small batches of different sizes are sent through the model; the first module that
 learns or drops out in the order of calls marks the boundary. Everything frozen before it is replaced by blanks (NaN),
 so that an input of a module at the boundary that comes out blank is what has to be recorded. A cut counts only if
-the replayed model gives the outputs and gradients of the whole one, with dropout on and the same random numbers.
+the replayed model gives the outputs and gradients of the whole one, with dropout on and the same random numbers, fed
+with what a store would give back: zeros where a row is padded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -30,16 +31,21 @@ def find_cut(
     batches: tuple[Inputs, Inputs],
     *,
     steps_from: str | None,
+    steps: tuple[Sequence[int], Sequence[int]] | None = None,
     light: Sequence[Inputs] | None = None,
 ) -> Cut | str:
     """The cut that has the least to keep, or why there is none.
 
     frozen: the modules that stay in eval mode. batches: model inputs of two batches, of different numbers of rows and
-    (where rows are sequences) of steps. light: the same batches as they will be when replayed, where that differs
-    (images need not be read again). The model is left as it was: weights, statistics, random state.
+    (where rows are sequences) of steps. steps: of each of their rows, without padding, which stands behind them.
+    light: the same batches as they will be when replayed, where that differs (images need not be read again). The
+    model is left as it was: weights, statistics, random state.
     """
     with torch.random.fork_rng(), _undisturbed(model):
-        order = _calls(model, frozen, batches[0])
+        try:
+            order = _calls(model, frozen, batches[0])
+        except IMPOSSIBLE as error:
+            return f"the model does not take a batch it was tried with: {_first_line(error)}"
         first = next((name for name, active in order if active), None)
         if not first:
             return "nothing is frozen before the first weights that learn"
@@ -48,7 +54,7 @@ def find_cut(
         for point in _outwards(first):
             for bare in (False, True):
                 replaceable = _replaceable(model, frozen, point, names, bare=bare)
-                found = _cut_at(model, frozen, point, replaceable, batches, light or batches, steps_from)
+                found = _cut_at(model, frozen, point, replaceable, batches, light or batches, steps_from, steps)
                 if isinstance(found, Cut):
                     return found
                 reasons.append(found)
@@ -100,6 +106,7 @@ def _cut_at(
     batches: Sequence[Inputs],
     light: Sequence[Inputs],
     steps_from: str | None,
+    steps: Sequence[Sequence[int]] | None,
 ) -> Cut | str:
     """The cut before that module, or why it is none."""
     if not any(any(True for _ in model.get_submodule(name).parameters()) for name in replaceable):
@@ -117,14 +124,22 @@ def _cut_at(
         if not all(shape.by_rows for shape in crossing):
             return "what it is given does not lie row by row"
         cut = Cut(point=point, places=places, crossing=crossing, stubs=stubs, steps_from=steps_from)
-        for batch, replayed_batch, live in zip(batches, light, lives, strict=True):
-            if not _same(model, frozen, cut, batch, replayed_batch, [live[place] for place in places]):
-                return "more than its inputs comes from what is frozen"
+        for number, batch in enumerate(batches):
+            stored = [lives[number][place].detach().clone() for place in places]
+            for shape, activation in zip(crossing, stored, strict=True):
+                for row, own in enumerate(steps[number] if steps and shape.ragged else ()):
+                    activation[row, own:] = 0
+            if not _same(model, frozen, cut, batch, {**light[number], **as_carried(stored)}):
+                return "more than its inputs comes from what is frozen" + (", or padding is read" if steps else "")
     except NotByRows as error:
         return f"an output before it has {error}"
     except IMPOSSIBLE as error:
-        return (str(error).splitlines() or [type(error).__name__])[0][:120]
+        return _first_line(error)
     return cut
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:120]
 
 
 def _replaceable(
@@ -160,26 +175,32 @@ def _observe(
     returned: list[dict[str, Any]] = []
     lives: list[list[Any]] = []
     for batch in batches:
-        outputs: dict[str, Any] = {}
-        returned.append(outputs)
-
-        def note(module: nn.Module, inputs: Any, output: Any, name: str, outputs: dict[str, Any] = outputs) -> None:
-            outputs[name] = output
-
-        handles = [
-            model.get_submodule(name).register_forward_hook(
-                lambda module, inputs, output, name=name, note=note: note(module, inputs, output, name)
-            )
-            for name in names
-        ]
-        with watched(model, point, stop=False) as seen, torch.no_grad():
+        with _outputs_noted(model, names) as outputs, watched(model, point, stop=False) as seen, torch.no_grad():
             model(**batch)
-        for handle in handles:
-            handle.remove()
+        returned.append(outputs)
         lives.append(seen[0])
     sizes = (sizes_of(batches[0], steps_from), sizes_of(batches[1], steps_from))
     stubs = {name: describe_output(returned[0][name], returned[1][name], sizes) for name in names}
     return stubs, lives
+
+
+@contextmanager
+def _outputs_noted(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """What each of these modules returned last, by name."""
+    outputs: dict[str, Any] = {}
+
+    def note_as(name: str) -> Callable[..., None]:
+        def note(module: nn.Module, inputs: Any, output: Any) -> None:
+            outputs[name] = output
+
+        return note
+
+    handles = [model.get_submodule(name).register_forward_hook(note_as(name)) for name in names]
+    try:
+        yield outputs
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _run_to_point(model: nn.Module, batch: Inputs) -> None:
@@ -194,13 +215,11 @@ def _is_blank(leaf: Any) -> bool:
     return isinstance(leaf, torch.Tensor) and leaf.is_floating_point() and bool(leaf.isnan().any())
 
 
-def _same(
-    model: nn.Module, frozen: Sequence[nn.Module], cut: Cut, batch: Inputs, light: Inputs, live: Sequence[torch.Tensor]
-) -> bool:
+def _same(model: nn.Module, frozen: Sequence[nn.Module], cut: Cut, batch: Inputs, carrying: Inputs) -> bool:
     """Whether the replayed model gives the outputs and gradients of the whole one, in training."""
     whole = _trained_once(model, frozen, batch)
     with replayed(model, cut):
-        again = _trained_once(model, frozen, {**light, **as_carried([value.detach() for value in live])})
+        again = _trained_once(model, frozen, carrying)
     return whole.keys() == again.keys() and all(_close(value, again[name]) for name, value in whole.items())
 
 

@@ -71,7 +71,8 @@ def stubbed(model: nn.Module, stubs: Mapping[str, Output], steps_from: str | Non
 def replayed(model: nn.Module, cut: Cut) -> Iterator[None]:
     """The model takes batches that carry recorded activations; its frozen modules are not computed.
 
-    Weights, names and modes stay as they are, so that it is trained, saved and resumed as ever.
+    Weights, names and modes stay as they are, so that it is trained, saved and resumed as ever. A batch without
+    activations, and a second pass over the point (activation checkpointing), give NaN.
     """
 
     def give(module: nn.Module, inputs: Any, named: dict[str, Any]) -> Any:

@@ -51,8 +51,7 @@ class Shape:
 
     def blank(self, sizes: Sizes, device: torch.device) -> torch.Tensor:
         """A tensor of that shape that holds no number and takes no memory: whoever reads it after all gets NaN."""
-        nothing = float("nan") if self.dtype.is_floating_point else 0
-        one = torch.full((1,) * len(self.sides), nothing, dtype=self.dtype, device=device)
+        one = torch.full((1,) * len(self.sides), float("nan"), dtype=self.dtype, device=device)
         return one.expand([sizes.of(side) for side in self.sides])
 
 
@@ -69,11 +68,15 @@ class Output:
 
 
 class NotByRows(ValueError):
-    """A tensor whose shape does not follow from rows and steps of the batch."""
+    """A tensor that no blank can stand in for: its shape does not follow from the batch, or it has no NaN."""
 
 
 def describe_shape(one: torch.Tensor, other: torch.Tensor, sizes: tuple[Sizes, Sizes]) -> Shape:
     """The shape of a tensor that was seen in two batches of different sizes. Raises NotByRows."""
+    if one.ndim != other.ndim:
+        raise NotByRows(f"{one.ndim} and {other.ndim} sides")
+    if not one.is_floating_point():
+        raise NotByRows(f"entries of {str(one.dtype).removeprefix('torch.')}, of which none says that it is missing")
     first, second = sizes
     known: dict[tuple[int, int], Side] = {
         (first.rows * first.steps, second.rows * second.steps): "rows*steps",
@@ -81,15 +84,13 @@ def describe_shape(one: torch.Tensor, other: torch.Tensor, sizes: tuple[Sizes, S
         (first.rows, second.rows): "rows",
     }
     sides: list[Side] = []
-    for pair in zip(one.shape, other.shape, strict=False):
+    for pair in zip(one.shape, other.shape, strict=True):
         if pair[0] == pair[1]:
             sides.append(pair[0])
         elif pair in known:
             sides.append(known[pair])
         else:
             raise NotByRows(f"a side of {pair[0]} and {pair[1]} entries")
-    if one.ndim != other.ndim:
-        raise NotByRows(f"{one.ndim} and {other.ndim} sides")
     return Shape(tuple(sides), one.dtype)
 
 

@@ -19,13 +19,14 @@ from hf_sft.modeling.learned_state import learned_state
 from hf_sft.modeling.lora import merge_adapters
 from hf_sft.record import RunDirectory, write_text
 from hf_sft.tasks.load import fingerprint
-from hf_sft.training.activation_cache import decide, replaying
+from hf_sft.training.activation_cache import replaying
 from hf_sft.training.arguments import make_arguments
 from hf_sft.training.averaging import decay_of
+from hf_sft.training.cache_plan import decide
 from hf_sft.training.callbacks import Progress
 from hf_sft.training.interpolation import Curve, interpolate, keep_start
 from hf_sft.training.precision import note_precision
-from hf_sft.training.probe import Probe, before_training, solve_head, solves
+from hf_sft.training.probe import Probe, before_training, probed_splits, solve_head, solves
 from hf_sft.training.stopping import StopOnRequest
 from hf_sft.training.trainer import LossNotFinite, SftTrainer, Validation, measure
 
@@ -56,8 +57,7 @@ def train(job: Job, directory: RunDirectory, callbacks: Sequence[Any] = (), *, w
     Frozen layers are computed once for all epochs, where that pays. with_probe: a linear probe is measured before, to
     compare with.
     """
-    probes = solves(job.recipe) or with_probe or job.recipe.tuning.warm_start is not None
-    plan = None if probes else decide(job)
+    plan = decide(job, probed=probed_splits(job.recipe, asked=with_probe))
     with replaying(job, plan) as work:
         if solves(job.recipe):
             trained = _solve(work, directory)

@@ -24,6 +24,7 @@ from hf_sft.modeling.rules import Rule
 from hf_sft.recipe import Objective, Recipe
 from hf_sft.record import write_text
 from hf_sft.summary import number
+from hf_sft.training.replayed_rows import ReplayedRows
 
 if TYPE_CHECKING:
     from hf_sft.job import Job
@@ -46,6 +47,13 @@ class Probe:
 def solves(recipe: Recipe) -> bool:
     """Whether the head is solved in place of training."""
     return recipe.tuning.solver == "logistic"
+
+
+def probed_splits(recipe: Recipe, *, asked: bool) -> tuple[str, ...]:
+    """The splits whose features are read: to solve the head, to begin with it, or to compare with."""
+    if solves(recipe):
+        return ("train", "validation")
+    return ("train", "validation", "test") if asked or recipe.tuning.warm_start is not None else ()
 
 
 def refuse_stream(recipe: Recipe) -> None:
@@ -130,7 +138,8 @@ def probe(job: Job, roles: Sequence[str]) -> tuple[Solved, Probe]:
 
 def _features(job: Job, inputs: Inputs) -> NDArray:
     rows, evaluator = inputs.rows, job.evaluator
-    plain = Rows(rows.rows, rows.transform, rows.targets, row_ids=rows.row_ids)
+    replayed = isinstance(rows, ReplayedRows)
+    plain = rows if replayed else Rows(rows.rows, rows.transform, rows.targets, row_ids=rows.row_ids)
     return extract_features(
         job.built.model,
         plain,

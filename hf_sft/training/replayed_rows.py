@@ -36,7 +36,7 @@ def key_rows(inputs: Inputs, views: int, length: str | None, *, augmented: str) 
 
     augmented: the changes that views draw, in words; they depend on the row's id too.
     """
-    contents = list(_contents(inputs.rows.rows))
+    contents = [xxhash.xxh3_128_digest(content) for content in _contents(inputs.rows.rows)]
     keys, steps = [], []
     for view in range(views):
         drawn = inputs.rows.augment is not None
@@ -77,9 +77,10 @@ def _content(value: Any) -> bytes:
 
 
 class ReplayedRows(Rows):
-    """Rows of which the frozen part is recorded: the model's inputs (or blanks for them) and the activations.
+    """Rows of which the frozen part is recorded: the model's inputs and the activations.
 
-    places: per view, where each row lies in the store. An epoch draws one view per row.
+    places: per view, where each row lies in the store. An epoch draws one view per row. unread: inputs that are left
+    empty; None where all are read again.
     """
 
     def __init__(
@@ -89,7 +90,7 @@ class ReplayedRows(Rows):
         places: Sequence[Sequence[Place]],
         cut: Cut,
         *,
-        blank: Mapping[str, Any] | None,
+        unread: Sequence[str] | None,
         seed: int,
     ):
         super().__init__(own.rows, own.transform, own.targets, augment=own.augment, row_ids=own.row_ids)
@@ -97,15 +98,15 @@ class ReplayedRows(Rows):
         self.store = store
         self.places = places
         self.ragged = [shape.ragged for shape in cut.crossing]
-        self.blank = blank
+        self.unread = unread
         self.seed = seed
 
     def _read(self, positions: list[int], draws: list[Draw]) -> Mapping[str, Any]:
         views = [self._view(draw) for draw in draws]
-        if self.blank is None:
+        if self.unread is None:
             batch = dict(self.own._read(positions, [(view, row) for view, (_, row) in zip(views, draws, strict=True)]))
         else:
-            batch = {name: [value] * len(positions) for name, value in self.blank.items()}
+            batch = {name: [torch.empty(0)] * len(positions) for name in self.unread}
         lying = [self.places[view][position] for view, position in zip(views, positions, strict=True)]
         for number, ragged in enumerate(self.ragged):
             batch[f"{ACTIVATION}{number}"] = [self.store.row(place, number, ragged=ragged) for place in lying]
@@ -119,13 +120,20 @@ class ReplayedRows(Rows):
 
 
 def collate_replayed(
-    collate: Callable[[Sequence[Any]], dict[str, Any]], cut: Cut, features: Sequence[Mapping[str, Any]]
+    collate: Callable[[Sequence[Any]], dict[str, Any]],
+    cut: Cut,
+    blank: Mapping[str, torch.Tensor] | None,
+    features: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
-    """A batch with its activations, sequences padded with zeros to the steps of the batch."""
+    """A batch with its activations, sequences padded with zeros to the steps of the batch.
+
+    blank: inputs of a row in place of those that were not read; in the batch they take no memory.
+    """
     plain = [
         {name: value for name, value in feature.items() if not name.startswith(ACTIVATION)} for feature in features
     ]
     batch = collate(plain)
+    batch |= {name: value.expand(len(features), *value.shape) for name, value in (blank or {}).items()}
     for number, shape in enumerate(cut.crossing):
         rows = [feature[f"{ACTIVATION}{number}"] for feature in features]
         if shape.ragged:
@@ -139,11 +147,10 @@ def collate_replayed(
     return batch
 
 
-def blank_feature(inputs: Inputs) -> dict[str, Any]:
-    """The model's inputs for one row, without what they hold: nobody reads an image again."""
-    feature = inputs.features(1)[0]
+def blank_feature(feature: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """The model's inputs for one row, without what they hold: nobody reads an image again; who does gets NaN."""
     return {
-        name: torch.zeros(1).expand(value.shape).to(value.dtype) if isinstance(value, torch.Tensor) else value
+        name: torch.full((), float("nan"), dtype=value.dtype).expand(value.shape)
         for name, value in feature.items()
-        if name not in ("labels", "weight")
+        if isinstance(value, torch.Tensor) and value.is_floating_point()
     }

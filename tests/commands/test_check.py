@@ -191,3 +191,20 @@ def test_mistakes_in_data_metrics_and_model_are_reported_together(models: Path, 
 def test_a_wrong_recipe_is_a_report_too() -> None:
     report = check({"task": "text-classification", "modl": {}})
     assert not report.ok and {"modl", "model", "dataset"} <= {finding.place for finding in report.errors}
+
+
+def test_what_would_be_recorded_is_said_and_nothing_is_written(models: Path, tmp_path: Path) -> None:
+    cached = {"strategy": "head", "cache_dir": str(tmp_path / "cache")}
+    live, report = (
+        check(recipe(models, tmp_path, tuning=tuning, training={"num_train_epochs": 10}), data=data())
+        for tuning in ({"strategy": "head", "cache": "off"}, cached)
+    )
+    assert live.rehearsal is not None and report.rehearsal is not None and not live.rehearsal.cache
+    assert "64 rows cached (under 1 MB), about" in report.rehearsal.cache and "frozen layers" in str(report)
+    assert report.rehearsal.disk > live.rehearsal.disk
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_cache_that_cannot_be_is_an_error_of_the_check(models: Path, tmp_path: Path) -> None:
+    report = check(recipe(models, tmp_path, tuning={"strategy": "full", "cache": "on"}), data=data())
+    assert [finding.place for finding in report.errors] == ["tuning.cache"]

@@ -34,9 +34,9 @@ class Watched:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.evaluator, name)
 
-    def predict(self, model: Any, *arguments: Any) -> Any:
+    def predict(self, model: Any, *arguments: Any, **options: Any) -> Any:
         self.seen.append({name: value.detach().numpy().copy() for name, value in model.state_dict().items()})
-        return self.evaluator.predict(model, *arguments)
+        return self.evaluator.predict(model, *arguments, **options)
 
 
 class Raw(TrainerCallback):
