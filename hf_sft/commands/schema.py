@@ -136,7 +136,8 @@ def _flatten(node: Any, definitions: Mapping[str, Schema]) -> Any:
     if len(others) == 1 and isinstance(others[0].get("type"), str):
         found = others[0] | {key: value for key, value in found.items() if key != "anyOf"}
         found["type"] = [found["type"], "null"]
-        found |= {"enum": [*found["enum"], None]} if "enum" in found else {}
+        known = [found.pop("const")] if "const" in found else found.get("enum")
+        found |= {"enum": [*known, None]} if known else {}
     return found
 
 

@@ -51,7 +51,7 @@ def find_cut(
             return "nothing is frozen before the first weights that learn"
         reasons = []
         names = [name for name, _ in order]
-        for point in _outwards(first):
+        for point in (name for name in _outwards(first) if name in names):
             for bare in (False, True):
                 replaceable = _replaceable(model, frozen, point, names, bare=bare)
                 found = _cut_at(model, frozen, point, replaceable, batches, light or batches, steps_from, steps)
