@@ -33,7 +33,14 @@ LAYERS = (
 ALLOWED = {("record", "summary"), ("summary", "curves"), ("recipe", "recipe_file"), ("run", "cli")}
 LIGHT = ("errors", "yaml12", "training_keys", "packages", "console", "recipe", "recipe_file", "recipe_mistakes")
 LIGHT += ("recipe_sense", "record", "summary", "markdown", "tables", "cli", "__init__")
-LIGHT += ("commands.show", "commands.run_tables", "commands.schema", "commands.env_report", "commands.cache", "data.recorded")
+LIGHT += (
+    "commands.show",
+    "commands.run_tables",
+    "commands.schema",
+    "commands.env_report",
+    "commands.cache",
+    "data.recorded",
+)
 HEAVY = {"torch", "transformers", "datasets", "accelerate", "evaluate", "timm", "sklearn", "scipy", "matplotlib"}
 HEAVY |= {"pandas", "pyarrow", "numpy", "PIL"}
 
