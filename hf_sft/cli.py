@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, cast, get_a
 
 import typer
 
+from hf_sft.cli_cache import cache_commands
 from hf_sft.cli_run import RunCommand, run_here, start_processes
 from hf_sft.console import escaped_json, onto_standard_output, prepare_streams, report_error
 from hf_sft.errors import Finding, HfSftError, RecipeError, nearest
@@ -280,62 +281,6 @@ def show(
     _do(action)
 
 
-cache = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
-app.add_typer(cache, name="cache", short_help="What is recorded of frozen layers.")
-CacheDir = Annotated[
-    Path | None,
-    typer.Option(metavar="FOLDER", help="The recipe's tuning.cache_dir; absent: in the Hugging Face cache."),
-]
-
-
-@cache.callback()
-def _cache() -> None:
-    """What runs recorded of frozen layers (tuning.cache): list it or delete it. Runs record anew what they lack."""
-
-
-@cache.command("list", short_help="Key, model, rows, size and last use of each.")
-def cache_list(
-    cache_dir: CacheDir = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
-) -> None:
-    """What is recorded of which model, the one used last first.
-
-    Example: hf-sft cache list
-    """
-
-    def action() -> int:
-        from hf_sft.commands.cache import as_text, list_cache
-
-        found = list_cache(cache_dir)
-        _show_json([one.as_dict() for one in found]) if as_json else _show(as_text(found, cache_dir))
-        return 0
-
-    _do(action)
-
-
-@cache.command("clear", no_args_is_help=True, short_help="Delete some of it, or all.")
-def cache_clear(
-    keys: Annotated[list[str] | None, typer.Argument(metavar="[KEY...]", help="As list shows them.")] = None,
-    every: Annotated[bool, typer.Option("--all", help="Delete all that is recorded.")] = False,
-    older_than: Annotated[
-        float | None, typer.Option(metavar="DAYS", min=0, help="Only what was not used for so many days.")
-    ] = None,
-    cache_dir: CacheDir = None,
-) -> None:
-    """Delete what is recorded. A run that reads it goes on; a later one records it anew.
-
-    Example: hf-sft cache clear --older-than 30
-    """
-
-    def action() -> int:
-        from hf_sft.commands.cache import clear_cache, freed
-
-        _show(freed(clear_cache(keys or [], every=every, older_than=older_than, root=cache_dir)))
-        return 0
-
-    _do(action)
-
-
 @app.command(short_help="What a bug report needs.")
 def env(as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False) -> None:
     """Versions, devices, threads, caches: what a bug report needs.
@@ -424,6 +369,9 @@ def _help_printed(arguments: list[str]) -> contextlib.AbstractContextManager[Non
     """Typer prints help itself; what refuses to take it is named as for all other words."""
     alone = not arguments or "--help" in arguments
     return onto_standard_output() if alone else contextlib.nullcontext()
+
+
+app.add_typer(cache_commands(_do, _show, _show_json), name="cache", short_help="What is recorded of frozen layers.")
 
 
 def run_command(arguments: list[str]) -> int:

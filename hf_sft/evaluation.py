@@ -87,7 +87,7 @@ def model_inputs(batch: dict[str, Any], device: torch.device, channels_last: boo
     for name, value in batch.items():
         if name not in ("labels", "weight"):
             value = value.to(device, non_blocking=True)
-            if channels_last and value.ndim == 4 and any(value.stride()):  # else it is blank and nobody reads it
+            if channels_last and value.ndim == 4:
                 value = value.contiguous(memory_format=torch.channels_last)
             inputs[name] = value
     return inputs

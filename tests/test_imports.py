@@ -27,7 +27,7 @@ LAYERS = (
     ("run",),
     ("guessing",),
     ("commands",),
-    ("__init__", "cli", "cli_run"),
+    ("__init__", "cli", "cli_cache", "cli_run"),
 )
 # Imports inside a function that point the other way: a record shows itself, a recipe reads itself, and so on.
 ALLOWED = {("record", "summary"), ("summary", "curves"), ("recipe", "recipe_file"), ("run", "cli")}

@@ -32,14 +32,14 @@ def find_cut(
     *,
     steps_from: str | None,
     steps: tuple[Sequence[int], Sequence[int]] | None = None,
-    light: Sequence[Inputs] | None = None,
+    unread: Inputs | None = None,
 ) -> Cut | str:
     """The cut that has the least to keep, or why there is none.
 
     frozen: the modules that stay in eval mode. batches: model inputs of two batches, of different numbers of rows and
     (where rows are sequences) of steps. steps: of each of their rows, without padding, which stands behind them.
-    light: the same batches as they will be when replayed, where that differs (images need not be read again). The
-    model is left as it was: weights, statistics, random state.
+    unread: inputs of one row, as blanks, that batches will not carry when they are replayed (images need not be read
+    again). The model is left as it was: weights, statistics, random state.
     """
     with torch.random.fork_rng(), _undisturbed(model):
         try:
@@ -54,7 +54,7 @@ def find_cut(
         for point in (name for name in _outwards(first) if name in names):
             for bare in (False, True):
                 replaceable = _replaceable(model, frozen, point, names, bare=bare)
-                found = _cut_at(model, frozen, point, replaceable, batches, light or batches, steps_from, steps)
+                found = _cut_at(model, frozen, point, replaceable, batches, unread or {}, steps_from, steps)
                 if isinstance(found, Cut):
                     return found
                 reasons.append(found)
@@ -104,7 +104,7 @@ def _cut_at(
     point: str,
     replaceable: Sequence[str],
     batches: Sequence[Inputs],
-    light: Sequence[Inputs],
+    unread: Inputs,
     steps_from: str | None,
     steps: Sequence[Sequence[int]] | None,
 ) -> Cut | str:
@@ -113,23 +113,27 @@ def _cut_at(
         return "nothing before it is frozen as a whole"
     try:
         stubs, lives = _observe(model, point, replaceable, batches, steps_from)
-        with stubbed(model, stubs, steps_from), watched(model, point, stop=True) as seen, torch.no_grad():
-            for batch in light:
-                _run_to_point(model, batch)
+        sizes = (sizes_of(batches[0], steps_from), sizes_of(batches[1], steps_from))
+        rest = [{name: value for name, value in batch.items() if name not in unread} for batch in batches]
+        with stubbed(model, stubs, steps_from, {}), watched(model, point, stop=True) as seen, torch.no_grad():
+            for size, given in zip(sizes, rest, strict=True):
+                blanks = {name: one.expand(size.rows, *one.shape) for name, one in unread.items()}
+                _run_to_point(model, {**given, **blanks})
         places = tuple(number for number, leaf in enumerate(seen[0]) if _is_blank(leaf))
         if not places:
             return "none of its inputs comes from what is frozen"
-        sizes = (sizes_of(batches[0], steps_from), sizes_of(batches[1], steps_from))
         crossing = tuple(describe_shape(lives[0][place], lives[1][place], sizes) for place in places)
         if not all(shape.by_rows for shape in crossing):
             return "what it is given does not lie row by row"
-        cut = Cut(point=point, places=places, crossing=crossing, stubs=stubs, steps_from=steps_from)
+        cut = Cut(
+            point=point, places=places, crossing=crossing, stubs=stubs, steps_from=steps_from, unread=dict(unread)
+        )
         for number, batch in enumerate(batches):
             stored = [lives[number][place].detach().clone() for place in places]
             for shape, activation in zip(crossing, stored, strict=True):
                 for row, own in enumerate(steps[number] if steps and shape.ragged else ()):
                     activation[row, own:] = 0
-            if not _same(model, frozen, cut, batch, {**light[number], **as_carried(stored)}):
+            if not _same(model, frozen, cut, batch, {**rest[number], **as_carried(stored)}):
                 return "more than its inputs comes from what is frozen" + (", or padding is read" if steps else "")
     except NotByRows as error:
         return f"an output before it has {error}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -23,6 +23,7 @@ class Cut:
     point: name of the module whose inputs are recorded. places: which of its inputs, flattened, are activations.
     crossing: the shape of each. stubs: frozen module -> what it returned; nobody reads it once the inputs of `point`
     are given. steps_from: the input whose second side is the number of steps; None where rows are no sequences.
+    unread: inputs of one row that nobody reads when it is replayed, as blanks; batches need not carry them.
     """
 
     point: str
@@ -30,6 +31,7 @@ class Cut:
     crossing: tuple[Shape, ...]
     stubs: Mapping[str, Output]
     steps_from: str | None
+    unread: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
 
 class Reached(Exception):
@@ -43,22 +45,25 @@ def sizes_of(batch: Mapping[str, Any], steps_from: str | None) -> Sizes:
 
 
 @contextmanager
-def stubbed(model: nn.Module, stubs: Mapping[str, Output], steps_from: str | None) -> Iterator[dict[str, torch.Tensor]]:
+def stubbed(
+    model: nn.Module, stubs: Mapping[str, Output], steps_from: str | None, unread: Mapping[str, torch.Tensor]
+) -> Iterator[dict[str, torch.Tensor]]:
     """Those modules return blanks. Yields the activations that the last batch carried, by name."""
-    device = next(model.parameters()).device
     carried: dict[str, torch.Tensor] = {}
-    measured: list[Sizes] = [Sizes(0, 0)]
+    measured: list[tuple[Sizes, torch.device]] = []
 
     def unpack(module: nn.Module, inputs: Any, named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        measured[0] = sizes_of(named, steps_from)
+        sizes, device = sizes_of(named, steps_from), next(model.parameters()).device
+        measured[:] = [(sizes, device)]
         carried.clear()
         carried.update({name: value for name, value in named.items() if name.startswith(ACTIVATION)})
-        return inputs, {name: value for name, value in named.items() if name not in carried}
+        blanks = {name: one.to(device).expand(sizes.rows, *one.shape) for name, one in unread.items()}
+        return inputs, {**blanks, **{name: value for name, value in named.items() if name not in carried}}
 
     modules = {name: model.get_submodule(name) for name in stubs}
     handle = model.register_forward_pre_hook(unpack, with_kwargs=True)
     for name, module in modules.items():
-        module.forward = stub(stubs[name], lambda: measured[0], device)
+        module.forward = stub(stubs[name], lambda: measured[0])
     try:
         yield carried
     finally:
@@ -83,7 +88,7 @@ def replayed(model: nn.Module, cut: Cut) -> Iterator[None]:
             leaves[place] = carried.pop(f"{ACTIVATION}{number}")
         return _pytree.tree_unflatten(leaves, spec)
 
-    with stubbed(model, cut.stubs, cut.steps_from) as carried:
+    with stubbed(model, cut.stubs, cut.steps_from, cut.unread) as carried:
         handle = model.get_submodule(cut.point).register_forward_pre_hook(give, with_kwargs=True)
         try:
             yield

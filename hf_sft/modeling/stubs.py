@@ -107,10 +107,10 @@ def describe_output(one: Any, other: Any, sizes: tuple[Sizes, Sizes]) -> Output:
     return Output(tuple(described), spec)
 
 
-def stub(output: Output, sizes: Callable[[], Sizes], device: torch.device) -> Callable[..., Any]:
+def stub(output: Output, batch: Callable[[], tuple[Sizes, torch.device]]) -> Callable[..., Any]:
     """A `forward` that returns that, blank, for the batch at hand."""
 
     def forward(*inputs: Any, **named: Any) -> Any:
-        return output.blank(sizes(), device)
+        return output.blank(*batch())
 
     return forward

@@ -26,7 +26,7 @@ from hf_sft.errors import EnvironmentProblem, Finding
 from hf_sft.evaluation import length_batches, model_inputs
 from hf_sft.modeling.replay import record, replayed
 from hf_sft.tasks.load import Inputs
-from hf_sft.training.cache_plan import Plan, no_room
+from hf_sft.training.cache_plan import Plan, no_room, not_writable
 from hf_sft.training.replayed_rows import ReplayedRows, collate_replayed
 
 if TYPE_CHECKING:
@@ -49,10 +49,11 @@ def replaying(job: Job, plan: Plan | None) -> Iterator[Job]:
         return
     say(str(plan))
     started = time.perf_counter()
-    if PartialState().is_main_process:
-        tuning = job.recipe.tuning
-        about = {"model": job.recipe.model.name, "boundary": plan.boundary, "dtype": tuning.cache_dtype}
-        plan.store.describe(about)
+    about = {"model": job.recipe.model.name, "boundary": plan.boundary, "dtype": job.recipe.tuning.cache_dtype}
+    if plan.missing:
+        _on_main_process(plan, lambda: plan.store.describe(about))
+    elif PartialState().is_main_process:
+        plan.store.touch()
     for role in plan.keys:
         _record_rows(job, plan, role)
     inputs = dict(job.inputs)
@@ -63,10 +64,9 @@ def replaying(job: Job, plan: Plan | None) -> Iterator[Job]:
             expected, fix = "every row, as it was recorded a moment ago", "run it again"
             place = str(plan.store.folder)
             raise EnvironmentProblem(Finding(place=place, expected=expected, found="rows are missing", fix=fix))
-        own, unread = job.inputs[role].rows, None if plan.blank is None else list(plan.blank)
-        rows = ReplayedRows(own, plan.store, places, plan.cut, unread=unread, seed=job.recipe.seed)
+        rows = ReplayedRows(job.inputs[role].rows, plan.store, places, plan.cut, seed=job.recipe.seed)
         inputs[role] = replace(job.inputs[role], rows=rows)
-    collate: Callable[..., Any] = partial(collate_replayed, job.collate, plan.cut, plan.blank)
+    collate: Callable[..., Any] = partial(collate_replayed, job.collate, plan.cut)
     seconds = job.load_seconds + time.perf_counter() - started
     evaluator = replace(job.evaluator, collate=collate)
     with replayed(job.built.model, plan.cut):
@@ -103,20 +103,27 @@ def _record_rows(job: Job, plan: Plan, role: str) -> None:
 
 
 def _begin_segment(job: Job, plan: Plan, rows: Sequence[Row]) -> Path:
-    """The folder, made by the main process. Raises EnvironmentProblem on all of them where it has no room."""
-    folder: Path | None = None
-    if PartialState().is_main_process:
-        keys, steps = [key for _, _, key, _ in rows], np.array([steps for *_, steps in rows], dtype=np.int64)
-        shapes = [shape.of_one for shape in plan.cut.crossing]
-        try:
-            folder = plan.store.begin(keys, steps, shapes, job.recipe.tuning.cache_dtype)
-        except OSError as error:
-            if error.errno not in FULL:
-                raise
-    (folder,) = broadcast_object_list([folder])
-    if folder is None:
-        raise no_room(plan, shutil.disk_usage(plan.store.folder).free)
+    keys, steps = [key for _, _, key, _ in rows], np.array([steps for *_, steps in rows], dtype=np.int64)
+    shapes = [shape.of_one for shape in plan.cut.crossing]
+    dtype = job.recipe.tuning.cache_dtype
+    folder: Path = _on_main_process(plan, lambda: plan.store.begin(keys, steps, shapes, dtype))
     return folder
+
+
+def _on_main_process(plan: Plan, write: Callable[[], Any]) -> Any:
+    """What that returns on the main process, for all. Raises EnvironmentProblem on all where it cannot write."""
+    answer: list[Any] = [None, None]
+    if PartialState().is_main_process:
+        try:
+            answer = [write(), None]
+        except OSError as error:
+            answer = [None, (error.errno, error.strerror or str(error))]
+    value, failed = broadcast_object_list(answer)
+    if failed and failed[0] in FULL:
+        raise no_room(plan, shutil.disk_usage(plan.store.folder).free)
+    if failed:
+        raise not_writable(plan, failed[1])
+    return value
 
 
 def _fill_segment(job: Job, plan: Plan, inputs: Inputs, rows: Sequence[Row], folder: Path, bar: Any) -> None:
@@ -151,13 +158,13 @@ def _fill_segment(job: Job, plan: Plan, inputs: Inputs, rows: Sequence[Row], fol
 
 def _as_stored(activation: torch.Tensor, dtype: Any) -> NDArray:
     """Raises EnvironmentProblem where the type is too small for what it should hold."""
-    values = activation.float().cpu().numpy()
-    stored = values.astype(dtype, copy=False)
-    if dtype == np.float16 and not np.isfinite(stored).all() and np.isfinite(values).all():
-        found = f"an activation of {np.abs(values).max():.3g}; float16 ends at 65,504"
+    stored = activation.to(torch.float16 if dtype == np.float16 else torch.float32)
+    if dtype == np.float16 and bool(stored.isinf().any()) and not bool(activation.isinf().any()):
+        found = f"an activation of {float(activation.abs().max()):.3g}; float16 ends at 65,504"
         expected, fix = "numbers that float16 holds", "set tuning.cache_dtype: float32"
         raise EnvironmentProblem(Finding(place="tuning.cache_dtype", expected=expected, found=found, fix=fix))
-    return stored
+    values: NDArray = stored.cpu().numpy()
+    return values
 
 
 def _autocast(job: Job, device: torch.device) -> Any:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -69,7 +70,6 @@ class Plan:
     """
 
     cut: Cut
-    blank: Mapping[str, torch.Tensor] | None
     boundary: str
     store: Store
     keys: Mapping[str, RowKeys]
@@ -145,7 +145,8 @@ def _plan(job: Job, wanted: str, probed: Sequence[str]) -> Plan | str:
     least = NO_LOSS if tuning.solver == "logistic" else LEAST_SAVING
     if job.task.length is not None and not inputs["train"].lengths.any():
         return "no row has a token"
-    cut, blank, work = _cut(job, inputs)
+    job.built.model.to(PartialState().device)  # where the Trainer would put it a moment later
+    cut, work = _cut(job, inputs)
     (reason, *_) = sorted(gather_object([cut if isinstance(cut, str) else ""]), reverse=True)
     if isinstance(cut, str) or work is None or reason:
         return str(reason)
@@ -166,7 +167,6 @@ def _plan(job: Job, wanted: str, probed: Sequence[str]) -> Plan | str:
     plan = _with_sizes(
         Plan(
             cut=cut,
-            blank=blank,
             boundary=_last_frozen_block(job),
             store=store,
             keys=keys,
@@ -188,8 +188,8 @@ def _cached_inputs(job: Job, probed: Sequence[str]) -> dict[str, Inputs]:
     return {role: job.inputs[role] for role in dict.fromkeys(("train", *evaluated, *probed)) if role in job.inputs}
 
 
-def _cut(job: Job, inputs: Mapping[str, Inputs]) -> tuple[Cut | str, Mapping[str, torch.Tensor] | None, Work | None]:
-    """(where the model is cut, or why it cannot be; what is read of a row that is no sequence; what rows cost)."""
+def _cut(job: Job, inputs: Mapping[str, Inputs]) -> tuple[Cut | str, Work | None]:
+    """(where the model is cut, or why it cannot be; what rows cost)."""
     length, model = job.task.length, job.built.model
     device = next(model.parameters()).device
 
@@ -198,16 +198,15 @@ def _cut(job: Job, inputs: Mapping[str, Inputs]) -> tuple[Cut | str, Mapping[str
 
     features = probe_features(inputs["train"], length)
     one, other = map(collated, features)
-    light, blank = (one, other), None
-    if length is None:
-        blank = blank_feature(features[0][0])
-        light = tuple(collated([{**row, **blank} for row in part]) for part in features)  # type: ignore[assignment]
+    unread = {} if job.task.ahead else blank_feature(features[0][0])
+    blanks = {name: value.to(device) for name, value in unread.items()}
     steps = None if length is None else STEPS
-    cut = find_cut(model, job.frozen, (one, other), steps_from=length, steps=steps, light=light)
+    cut = find_cut(model, job.frozen, (one, other), steps_from=length, steps=steps, unread=blanks)
     if isinstance(cut, str):
-        return cut, blank, None
+        return cut, None
+    cut = replace(cut, unread=unread)
     batch = other if length is None else collated(usual_features(inputs["train"]))
-    return cut, blank, _measure(job, cut, batch, inputs)
+    return cut, _measure(job, cut, batch, inputs)
 
 
 def _measure(job: Job, cut: Cut, batch: Mapping[str, torch.Tensor], inputs: Mapping[str, Inputs]) -> Work:
@@ -257,12 +256,22 @@ def _with_sizes(plan: Plan, width: int) -> Plan:
 
 def _where_there_is_room(plan: Plan, wanted: str) -> Plan | str:
     folder = next(path for path in (plan.store.folder, *plan.store.folder.parents) if path.exists())
-    (free,) = broadcast_object_list([shutil.disk_usage(folder).free])
+    free, writable = broadcast_object_list([shutil.disk_usage(folder).free, os.access(folder, os.W_OK)])
+    if plan.writes and not writable:
+        if wanted == "on":
+            raise not_writable(plan, f"{folder} cannot be written to")
+        return f"{folder} cannot be written to"
     if plan.writes <= free * (1 if wanted == "on" else MOST_OF_DISK):
         return plan
     if wanted == "on":
         raise no_room(plan, free)
     return f"they would take {amount(plan.writes)} of {amount(free)} free in {plan.store.folder.parent}"
+
+
+def not_writable(plan: Plan, found: str) -> EnvironmentProblem:
+    """found: what is in the way, in words."""
+    expected, fix = f"to write to {plan.store.folder.parent}", "name another folder, or set tuning.cache: off"
+    return EnvironmentProblem(Finding(place="tuning.cache_dir", expected=expected, found=found, fix=fix))
 
 
 def no_room(plan: Plan, free: int) -> EnvironmentProblem:

@@ -79,8 +79,7 @@ def _content(value: Any) -> bytes:
 class ReplayedRows(Rows):
     """Rows of which the frozen part is recorded: the model's inputs and the activations.
 
-    places: per view, where each row lies in the store. An epoch draws one view per row. unread: inputs that are left
-    empty; None where all are read again.
+    places: per view, where each row lies in the store. An epoch draws one view per row.
     """
 
     def __init__(
@@ -90,7 +89,6 @@ class ReplayedRows(Rows):
         places: Sequence[Sequence[Place]],
         cut: Cut,
         *,
-        unread: Sequence[str] | None,
         seed: int,
     ):
         super().__init__(own.rows, own.transform, own.targets, augment=own.augment, row_ids=own.row_ids)
@@ -98,15 +96,15 @@ class ReplayedRows(Rows):
         self.store = store
         self.places = places
         self.ragged = [shape.ragged for shape in cut.crossing]
-        self.unread = unread
+        self.unread = list(cut.unread)
         self.seed = seed
 
     def _read(self, positions: list[int], draws: list[Draw]) -> Mapping[str, Any]:
         views = [self._view(draw) for draw in draws]
-        if self.unread is None:
-            batch = dict(self.own._read(positions, [(view, row) for view, (_, row) in zip(views, draws, strict=True)]))
+        if self.unread:  # of these rows nothing else is
+            batch: dict[str, Any] = {name: [torch.empty(0)] * len(positions) for name in self.unread}
         else:
-            batch = {name: [torch.empty(0)] * len(positions) for name in self.unread}
+            batch = dict(self.own._read(positions, [(view, row) for view, (_, row) in zip(views, draws, strict=True)]))
         lying = [self.places[view][position] for view, position in zip(views, positions, strict=True)]
         for number, ragged in enumerate(self.ragged):
             batch[f"{ACTIVATION}{number}"] = [self.store.row(place, number, ragged=ragged) for place in lying]
@@ -122,18 +120,13 @@ class ReplayedRows(Rows):
 def collate_replayed(
     collate: Callable[[Sequence[Any]], dict[str, Any]],
     cut: Cut,
-    blank: Mapping[str, torch.Tensor] | None,
     features: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
-    """A batch with its activations, sequences padded with zeros to the steps of the batch.
-
-    blank: inputs of a row in place of those that were not read; in the batch they take no memory.
-    """
+    """A batch with its activations, sequences padded with zeros to the steps of the batch, without what is not read."""
     plain = [
         {name: value for name, value in feature.items() if not name.startswith(ACTIVATION)} for feature in features
     ]
-    batch = collate(plain)
-    batch |= {name: value.expand(len(features), *value.shape) for name, value in (blank or {}).items()}
+    batch = {name: value for name, value in collate(plain).items() if name not in cut.unread}
     for number, shape in enumerate(cut.crossing):
         rows = [feature[f"{ACTIVATION}{number}"] for feature in features]
         if shape.ragged:

@@ -1,4 +1,4 @@
-"""Laws of `hf-sft cache`: what is there is shown, what is named goes and nothing else, nothing is refused silently."""
+"""Laws of `hf-sft cache`: what is there is shown, what is named goes and nothing else, and is said."""
 
 from __future__ import annotations
 
@@ -56,7 +56,11 @@ def test_clear_deletes_what_is_named_and_says_so(words: list[str], left: set[str
 
 @pytest.mark.parametrize(
     ("words", "said"),
-    [(["a1b1"], "did you mean 'a1a1a1a1a1a1'?"), (["a1", "zz"], "no 'zz'"), ([], "name keys that hf-sft cache list")],
+    [
+        (["a1a1a1a1b"], "did you mean 'a1a1a1a1a1a1'?"),
+        (["a1", "zz"], "no 'zz'"),
+        ([], "name keys that hf-sft cache list"),
+    ],
 )
 def test_a_wrong_key_deletes_nothing_and_is_named(words: list[str], said: str, root: Path) -> None:
     code, _, errors = call("clear", *words, "--cache-dir", str(root))

@@ -198,6 +198,7 @@ def test_the_cores_are_shared_among_the_processes_of_a_machine(cores, local, thr
     chosen: list[int] = []
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(cores)), raising=False)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(local))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(torch, "set_num_threads", chosen.append)
     found = environment.prepare_environment(make_recipe("bert", models, tmp_path))
     assert chosen == [threads] and found.threads == threads

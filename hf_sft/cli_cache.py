@@ -1,0 +1,68 @@
+"""The commands `hf-sft cache list` and `hf-sft cache clear`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+CacheDir = Annotated[
+    Path | None,
+    typer.Option(metavar="FOLDER", help="The recipe's tuning.cache_dir; absent: in Hugging Face's."),
+]
+
+
+def cache_commands(
+    do: Callable[[Callable[[], int]], NoReturn], show: Callable[[str], None], show_json: Callable[[Any], None]
+) -> typer.Typer:
+    """The group; `do` carries an action out and leaves with its exit code."""
+    cache = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+
+    @cache.callback()
+    def _cache() -> None:
+        """What runs recorded of frozen layers (tuning.cache): list it or delete it. Runs record anew what they lack."""
+
+    @cache.command("list", short_help="Key, model, rows, size and last use of each.")
+    def cache_list(
+        cache_dir: CacheDir = None,
+        as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+    ) -> None:
+        """What is recorded of which model, the one used last first.
+
+        Example: hf-sft cache list
+        """
+
+        def action() -> int:
+            from hf_sft.commands.cache import as_text, list_cache
+
+            found = list_cache(cache_dir)
+            show_json([one.as_dict() for one in found]) if as_json else show(as_text(found, cache_dir))
+            return 0
+
+        do(action)
+
+    @cache.command("clear", no_args_is_help=True, short_help="Delete some of it, or all.")
+    def cache_clear(
+        keys: Annotated[list[str] | None, typer.Argument(metavar="[KEY...]", help="As list shows them.")] = None,
+        every: Annotated[bool, typer.Option("--all", help="Delete all that is recorded.")] = False,
+        older_than: Annotated[
+            float | None, typer.Option(metavar="DAYS", min=0, help="Only what was not used for so many days.")
+        ] = None,
+        cache_dir: CacheDir = None,
+    ) -> None:
+        """Delete what is recorded. A run that reads it goes on; a later one records it anew.
+
+        Example: hf-sft cache clear --older-than 30
+        """
+
+        def action() -> int:
+            from hf_sft.commands.cache import clear_cache, freed
+
+            show(freed(clear_cache(keys or [], every=every, older_than=older_than, root=cache_dir)))
+            return 0
+
+        do(action)
+
+    return cache
