@@ -172,7 +172,7 @@ def test_the_baseline_is_that_of_the_solved_head_and_stands_in_table_and_card(mo
     solved = fine_tune(make_recipe("bert", models, tmp_path / "solved", tuning=LOGISTIC), data=data)
     record = fine_tune(make_recipe("bert", models, tmp_path / "full"), data=data, with_probe=True)
     for split in ("validation", "test"):
-        assert record.baselines[split]["linear_probe"] == pytest.approx(solved.metrics[split], abs=1e-5)
+        assert record.baselines[split]["linear_probe"] == pytest.approx(solved.metrics[split], abs=1e-3)
     read = RunRecord.load(record.output_dir)
     card = (record.directory.model / "README.md").read_text(encoding="utf-8")
     for text in (str(read), read._repr_html_(), card):
