@@ -18,15 +18,23 @@ from hf_sft.errors import EnvironmentProblem, RecipeError
 from hf_sft.training import activation_cache
 
 FAMILIES = (*TEXT_FAMILIES, *IMAGE_FAMILIES, *OTHER_IMAGE_FAMILIES)
+LEFT_OUT = {  # the first cannot be cut (two heads); in the second nine million weights train
+    ("timm_deit", "head"), ("timm_vgg", "rules"),
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("tuning", [HEAD, TOP, RULES], ids=["head", "top_layers", "rules"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("family", "tuning"),
+    [
+        pytest.param(family, tuning, id=f"{family}-{tuning['strategy']}")
+        for family in FAMILIES
+        for tuning in (HEAD, TOP, RULES)
+        if (family, tuning["strategy"]) not in LEFT_OUT
+    ],
+)
 def test_cached_and_live_training_are_the_same(
     family: str, tuning: dict[str, Any], models: Path, tmp_path: Path
 ) -> None:
-    if family == "timm_deit" and tuning is HEAD:
-        pytest.skip("two heads: test_a_model_that_cannot_be_cut_trains_live_and_says_why")
     live = outcome(job_of(family, models, tmp_path / "live", {**tuning, "cache": "off"}))
     work = job_of(family, models, tmp_path / "cached", tuning)
     assert_same(outcome(work), live)
