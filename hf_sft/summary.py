@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from hf_sft.recipe import SPLIT_ROLES
 from hf_sft.record import RunDirectory, RunRecord
 from hf_sft.tables import escaped, printable
+from hf_sft.task_words import WORDS
 
 # When a widening gap is worth a sentence. One epoch up is noise; so are a few percent.
 RISING_EPOCHS = 2
@@ -80,6 +81,11 @@ def cells(result: Result) -> tuple[str, str, str, str]:
 def baseline_name(record: RunRecord) -> str:
     """What is always answered by what the metrics are compared with."""
     return "mean" if record.labels.get("problem") == "regression" else "majority"
+
+
+def counted(problem: str) -> str:
+    """What the support of a class counts."""
+    return "entities" if problem == "tags" else "rows"
 
 
 def run_name(record: RunRecord) -> str:
@@ -179,7 +185,7 @@ def _snippet(record: RunRecord) -> list[str]:
     task = record.recipe["task"]
     folder = json.dumps(str(_model_folder(record)), ensure_ascii=False)
     folder = "".join(letter if letter.isprintable() else f"\\U{ord(letter):08x}" for letter in folder)
-    options = ", truncation=True" if task.startswith("text") else ""
+    options = WORDS[task].call()
     return [
         "from transformers import pipeline",
         f"classify = pipeline({json.dumps(task)}, {folder}{options})",

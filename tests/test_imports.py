@@ -22,7 +22,7 @@ LAYERS = (
     ("record",),
     ("environment", "hub_access", "launch", "data", "metrics", "modeling", "table_files"),
     ("tasks",),
-    ("summary", "evaluation", "saved_model", "training", "curves", "card", "card_metadata"),
+    ("summary", "task_words", "evaluation", "saved_model", "training", "curves", "card", "card_metadata"),
     ("ownership", "job", "results", "room", "run_directory", "sense", "rehearsal"),
     ("run",),
     ("guessing",),

@@ -18,6 +18,8 @@ class Outcome:
     | references  | int64 [N]                  | bool [N, L]    | float64 [N] |
     | predictions | int64 [N]                  | bool [N, L]    | float64 [N] |
     | scores      | float64 [N, L], rows sum 1 | float64 [N, L] | float64 [N] |
+
+    Of words with tags see `metrics.entities.TagOutcome`.
     """
 
     references: NDArray

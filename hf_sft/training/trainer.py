@@ -21,7 +21,7 @@ from hf_sft.evaluation import Evaluator
 from hf_sft.modeling.parameter_groups import parameter_groups
 from hf_sft.modeling.tuning import Rule
 from hf_sft.recipe import Recipe
-from hf_sft.tasks.task import Problem
+from hf_sft.tasks.task import BESIDE_INPUTS, Problem
 from hf_sft.training.arguments import DROPS_OPTIM_ARGS, make_optimizer, read_optim_args
 from hf_sft.training.callbacks import EpochLog
 from hf_sft.training.checkpoints import mark_complete, newest_complete
@@ -137,7 +137,7 @@ class SftTrainer(Trainer):
     ) -> Any:
         for module in self.frozen:
             module.training = False
-        batch = {name: inputs.pop(name) for name in ("labels", "weight")}
+        batch = {name: inputs.pop(name) for name in BESIDE_INPUTS if name in inputs}
         if self.evaluator.channels_last:
             inputs["pixel_values"] = inputs["pixel_values"].contiguous(memory_format=torch.channels_last)
         outputs = model(**inputs)
