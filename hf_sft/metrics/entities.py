@@ -75,7 +75,10 @@ def tag_outcome(
 
 
 class TagKinds(NamedTuple):
-    """types: of entities; begins: bool [L], B- tags; kind: int64 [L], index of a tag's type, -1 for none."""
+    """types: of entities, sorted, as in seqeval (sums of fractions depend on their order); begins: bool [L], B- tags;
+
+    kind: int64 [L], index of a tag's type, -1 for none.
+    """
 
     types: tuple[str, ...]
     begins: NDArray
@@ -84,7 +87,7 @@ class TagKinds(NamedTuple):
 
 def tag_kinds(names: Sequence[str]) -> TagKinds:
     """What the tags of IOB2 with these names mean."""
-    types = tuple(dict.fromkeys(name[2:] for name in names if name[:2] in ("B-", "I-")))
+    types = tuple(sorted({name[2:] for name in names if name[:2] in ("B-", "I-")}))
     kind = [types.index(name[2:]) if name[:2] in ("B-", "I-") else -1 for name in names]
     begins = [name[:2] == "B-" for name in names]
     return TagKinds(types, np.array(begins, dtype=bool), np.array(kind, dtype=np.int64))

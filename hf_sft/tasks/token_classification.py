@@ -49,16 +49,16 @@ def _load_tokenizer(source: str, recipe: Recipe, config: Any, trust_remote_code:
 def _begin_with_a_space(tokenizer: Any) -> None:
     """GPT-2's and RoBERTa's tokens hold the space before a word; so must that of the first word, saved and reloaded."""
     content = json.loads(tokenizer.backend_tokenizer.to_str())
-    pre = content.get("pre_tokenizer") or {}
-    wrong = [
+    parts = [
         part
-        for part in pre.get("pretokenizers", [pre])
-        if part.get("type") == "ByteLevel" and part.get("add_prefix_space") is False and part.get("use_regex", True)
+        for kind, inside in (("pre_tokenizer", "pretokenizers"), ("post_processor", "processors"))
+        for part in (content[kind] or {}).get(inside, [content[kind] or {}])
     ]
-    if not wrong:
+    if not any(part.get("type") == "ByteLevel" and not part["add_prefix_space"] for part in parts):
         return
-    for part in wrong:
-        part["add_prefix_space"] = True
+    for part in parts:
+        if part.get("type") in ("ByteLevel", "RobertaProcessing"):  # the second one says where the tokens stand
+            part["add_prefix_space"] = True
     tokenizer._tokenizer = Tokenizer.from_str(json.dumps(content))
     tokenizer.add_prefix_space = True
     tokenizer.init_kwargs["add_prefix_space"] = True
