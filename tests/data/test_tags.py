@@ -83,7 +83,7 @@ def test_rows_with_another_number_of_tags_are_named_or_skipped() -> None:
     )
     said = refused(rows)
     assert "as many tags as tokens" in said and ": 1, 2 (2 tags for 1 tokens in the first of them)" in said
-    assert "is empty (null) in 1 row of train (in memory, train): 3" in said or "is empty (null) in 1 row" in said
+    assert "is empty (null) in 1 row of train: 3" in said
     found = load(rows, on_bad_row="skip")
     assert found.splits["train"].split.row_ids.tolist() == [0, 4]
     assert sorted(row.row_id for row in found.bad_rows if row.split == "train") == [1, 2, 3]
@@ -139,7 +139,7 @@ def test_spans_become_tags_of_the_words_of_the_text() -> None:
 @pytest.mark.parametrize(
     "parts, fault",
     [
-        ([(0, 2, "X")], "cut a word: 0 to 2, 'Ad'"),
+        ([(0, 2, "X")], "cut a word"),
         ([(1, 9, "X")], "cut a word"),
         ([(0, 99, "X")], "outside the text"),
         ([(-1, 3, "X")], "outside the text"),
@@ -160,7 +160,7 @@ def test_spans_that_are_none_are_bad_rows(parts: list[tuple[int, int, str]], fau
     )
     columns = {"text": "text", "label": "entities"}
     said = refused(rows, columns=columns)
-    assert fault in said and "of train: 1" in said.replace(" (in memory)", "") or "1 (" in said
+    assert fault in said and "in 1 row of train: 1 (" in said
     found = load(rows, columns=columns, on_bad_row="skip")
     assert found.splits["train"].split.row_ids.tolist() == [0, 2]
     assert entries(found)[1] == ["O"]
