@@ -137,10 +137,10 @@ def test_predict_and_evaluate_give_what_the_run_wrote(finished: Any, tmp_path: P
     assert [row["prediction"] for row in rows] == written["prediction"]
     for row, scores in zip(rows, written["scores"], strict=True):
         np.testing.assert_allclose(row["scores"], scores, rtol=0, atol=1e-6)
-    predict(record.directory.path, data["test"], tmp_path / "out.parquet")
+    predict(record.directory.path, data["test"], tmp_path / "out.parquet", batch_size=5)
     again = pyarrow.parquet.read_table(tmp_path / "out.parquet").to_pydict()
     assert again["spans"] == [row["spans"] for row in rows] and again["words"] == written["words"]
-    predict(record.directory.path, data["test"], tmp_path / "out.jsonl")
+    predict(record.directory.path, data["test"], tmp_path / "out.jsonl", batch_size=5)
     lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert [line["prediction"] for line in lines] == written["prediction"]
     evaluation = evaluate(record.directory.path, data=data["test"])
