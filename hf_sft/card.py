@@ -14,6 +14,7 @@ from hf_sft.curves import best_epoch, greater_is_better, metric_names
 from hf_sft.markdown import bullets, code, cut_folders, escape, fence, table, without_folders
 from hf_sft.record import RunRecord
 from hf_sft.summary import number
+from hf_sft.task_words import WORDS as TASK_WORDS
 from hf_sft.usage import holds_adapters_alone, loading_lines
 from hf_sft.yaml12 import dump
 
@@ -38,13 +39,14 @@ def model_card(record: RunRecord) -> str:
 
 def _opening(record: RunRecord) -> str:
     labels, recipe = record.labels, record.recipe
-    thing = "an image" if recipe["task"].startswith("image") else "a text"
+    thing = TASK_WORDS[recipe["task"]].thing
     if "text_pair" in recipe["dataset"].get("columns", {}):
         thing = "a pair of texts"
     num_labels = len(labels.get("names") or [])
     effect = {
         "regression": f"gives {thing} a number",
         "multi_label": f"gives {thing} any of {num_labels} labels",
+        "tags": f"finds entities in {thing}, by one of {num_labels} tags for each word",
     }.get(labels["problem"], f"gives {thing} one of {num_labels} labels")
     model = code(base_model(record) or without_folders(recipe["model"]["name"]))
     origin = "trained from scratch as" if recipe["model"].get("weights") == "random" else "fine-tuned from"
@@ -68,10 +70,9 @@ def _results(record: RunRecord) -> str:
 
 
 def _usage(record: RunRecord) -> str:
-    problem = record.labels["problem"]
-    image = record.recipe["task"].startswith("image")
-    pair = "text_pair" in record.recipe["dataset"].get("columns", {})
-    row = '"path/to/image.png"' if image else '{"text": "first", "text_pair": "second"}' if pair else '"a text"'
+    task, problem = record.recipe["task"], record.labels["problem"]
+    pair, words = "text_pair" in record.recipe["dataset"].get("columns", {}), TASK_WORDS[task]
+    row = '{"text": "first", "text_pair": "second"}' if pair else words.example
     lines = loading_lines(record, '"path/to/model"')
     told = "`path/to/model` is the folder of this card, or its repository on the Hub."
     if holds_adapters_alone(record):
@@ -116,8 +117,10 @@ def _per_class(record: RunRecord) -> str:
         )
         for label, values in record.per_class.get(split or "", {}).items()
     ]
-    found = table(("label", "precision", "recall", "F1", "rows"), rows, right=4)
-    return found and f"## Results per label ({split})\n\n{found}"
+    entities = record.labels["problem"] == "tags"
+    label, support = ("type", "entities") if entities else ("label", "rows")
+    found = table((label, "precision", "recall", "F1", support), rows, right=4)
+    return found and f"## Results per {'type of entity' if entities else 'label'} ({split})\n\n{found}"
 
 
 def _training_data(record: RunRecord) -> str:
@@ -194,8 +197,11 @@ def _limits(record: RunRecord, split: str) -> Iterable[str]:
     classes = record.per_class.get(split, {})
     seen = {label: values for label, values in classes.items() if values.get("support")}
     weakest = sorted(seen, key=lambda label: seen[label].get("f1") or 0.0)[: min(3, len(seen) // 2)]
+    counted = summary.counted(record.labels["problem"])
     if weakest:
-        shown = [f"{label} ({number(seen[label].get('f1'))}, {seen[label]['support']:,.0f} rows)" for label in weakest]
+        shown = [
+            f"{label} ({number(seen[label].get('f1'))}, {seen[label]['support']:,.0f} {counted})" for label in weakest
+        ]
         yield f"weakest labels by F1 on {split}: " + ", ".join(shown)
     if unseen := len(classes) - len(seen):
         yield f"{unseen} of {len(classes)} labels have no row in {split}: nothing is known about them"

@@ -17,6 +17,7 @@ HUB_METRICS = {
     "macro_precision": "precision", "micro_precision": "precision", "weighted_precision": "precision",
     "macro_recall": "recall", "micro_recall": "recall", "weighted_recall": "recall",
     "matthews": "matthews_correlation", "auroc": "roc_auc",
+    "entity_f1": "f1", "entity_precision": "precision", "entity_recall": "recall", "token_accuracy": "accuracy",
     "pearson": "pearsonr", "spearman": "spearmanr", "r2": "r_squared",
 }  # fmt: skip
 

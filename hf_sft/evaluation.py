@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from hf_sft.data.labels import Labels
 from hf_sft.data.rows import Rows as RowSet
 from hf_sft.metrics.metric import Metric
-from hf_sft.tasks.task import Problem, Rows, concatenate
+from hf_sft.tasks.task import BESIDE_INPUTS, Problem, Rows, beside, concatenate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,7 @@ class Evaluator:
         decoded = []
         with torch.inference_mode():
             for number, batch in enumerate(loader):
-                part = self.problem.decode(forward(model, batch, self.channels_last), _on_cpu_targets(batch), labels)
+                part = self.problem.decode(self._outputs(model, batch), beside(batch), labels)
                 if number < own:
                     if not keep_scores and part["scores"].ndim > 1:
                         part["scores"] = part["scores"][:, :0].copy()
@@ -69,10 +69,24 @@ class Evaluator:
         order = np.argsort(np.concatenate([positions for positions, _ in shares]))
         return {name: values[order] for name, values in concatenate([part for _, part in shares]).items()}
 
+    def _outputs(self, model: Any, batch: dict[str, Any]) -> Any:
+        """Of `forward`, so many inputs at a time as a batch has rows: a row may be read in many windows."""
+        inputs = {name: value for name, value in batch.items() if name not in BESIDE_INPUTS}
+        size = len(next(iter(inputs.values())))
+        outputs = [
+            forward(
+                model,
+                {name: value[start : start + self.batch_size] for name, value in inputs.items()},
+                self.channels_last,
+            )
+            for start in range(0, size, self.batch_size)
+        ]
+        return outputs[0] if len(outputs) == 1 else {"logits": torch.cat([part["logits"] for part in outputs])}
+
     def measure(self, rows: Rows, targets: NDArray, labels: Labels) -> dict[str, float]:
-        """`loss` (mean of the rows' own losses) and every metric."""
+        """`loss` (mean of the rows' own losses, by their items where those differ) and every metric."""
         outcome = self.problem.outcome(rows, targets, labels)
-        values = {"loss": float(rows["losses"].mean())} if "losses" in rows else {}
+        values = {"loss": _mean_loss(rows)} if "losses" in rows else {}
         return values | {metric.name: float(metric.compute(outcome)) for metric in self.metrics}
 
 
@@ -85,7 +99,7 @@ def model_inputs(batch: dict[str, Any], device: torch.device, channels_last: boo
     """What of a collated batch goes into the model."""
     inputs = {}
     for name, value in batch.items():
-        if name not in ("labels", "weight"):
+        if name not in BESIDE_INPUTS:
             value = value.to(device, non_blocking=True)
             if channels_last and value.ndim == 4:
                 value = value.contiguous(memory_format=torch.channels_last)
@@ -101,8 +115,11 @@ class _LogitsOnCpu(dict[str, torch.Tensor]):
         super().__init__(logits=logits.float().cpu() if logits.dtype != torch.float64 else logits.cpu())
 
 
-def _on_cpu_targets(batch: dict[str, Any]) -> dict[str, Any]:
-    return {name: batch[name] for name in ("labels", "weight") if name in batch}
+def _mean_loss(rows: Rows) -> float:
+    items = rows.get("items")
+    if items is None:
+        return float(rows["losses"].mean())
+    return float(np.average(rows["losses"], weights=items)) if items.any() else float("nan")
 
 
 def length_batches(lengths: NDArray, batch_size: int) -> list[list[int]]:

@@ -28,7 +28,8 @@ Kind = Literal["model", "dataset"]
 ERRORS: dict[Kind, type[ModelError] | type[DataError]] = {"model": ModelError, "dataset": DataError}
 INSTEAD: dict[Kind, str] = {
     "model": "name a local folder, package:<python package>/<folder>, timm/<architecture> with model.weights",
-    "dataset": "name a local file or folder (paths start from the recipe's folder), bundled:reviews or bundled:digits",
+    "dataset": "name a local file or folder (paths start from the recipe's folder), "
+    "bundled:reviews, bundled:digits or bundled:entities",
 }
 # What the Hub answers: its error, what `datasets` (which drops that error) says instead, and what to do.
 REFUSALS = (

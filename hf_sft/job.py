@@ -88,6 +88,7 @@ def prepare(
     for line in (_rows_line(found), *found.notes):
         say(line)
     check_validation(recipe, found)
+    probe.refuse_problem(recipe, found.labels.problem)
     for line in describe_penalty(check_objective(recipe, task, found), found.labels):
         say(line)
     metrics = find_metrics(recipe, found, functions, trust_remote_code)
@@ -307,6 +308,8 @@ def _truncation_notes(inputs: Mapping[str, Inputs], task: Task, built: Built) ->
     if task.length is None:
         return []
     limit = built.processor.model_max_length
+    if not task.cuts:
+        return _window_notes(inputs, limit)
     share = float(np.mean(inputs["train"].lengths >= limit)) if inputs["train"].size else 0.0
     return [f"{share:.1%} of the training rows are cut at processor.max_length {limit}"] if share >= 0.005 else []
 
@@ -319,6 +322,13 @@ def _base_notes(recipe: Recipe) -> list[str]:
     if not Path(base).is_absolute():
         return []
     return [f"model/ holds adapters alone (tuning.lora.merge: false): it loads only where its base lies at {base}"]
+
+
+def _window_notes(inputs: Mapping[str, Inputs], limit: int) -> list[str]:
+    """Of training rows the row ids tell which were one."""
+    _, parts = np.unique(inputs["train"].row_ids, return_counts=True)
+    share = float(np.mean(parts > 1)) if len(parts) else 0.0
+    return [f"{share:.1%} of the training rows are read in windows of {limit} tokens"] if share >= 0.005 else []
 
 
 def _try_one_row(model: Any, inputs: Inputs, collate: Callable[..., Any], channels_last: bool) -> None:

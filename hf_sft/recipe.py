@@ -14,8 +14,8 @@ from pydantic_core import PydanticCustomError
 
 from hf_sft.errors import nearest
 
-TaskName = Literal["text-classification", "image-classification"]
-ProblemName = Literal["single_label", "multi_label", "regression"]
+TaskName = Literal["text-classification", "image-classification", "token-classification"]
+ProblemName = Literal["single_label", "multi_label", "regression", "tags"]
 StrategyName = Literal["full", "head", "top_layers", "first_layers", "layer_decay", "gradual", "rules", "lora"]
 STRATEGY_KEYS = {  # the key of `tuning` that a strategy needs; no other strategy takes it
     "top_layers": "layers", "first_layers": "layers", "layer_decay": "layer_decay", "rules": "rules",
@@ -29,10 +29,13 @@ METRIC_NAMES = (
     "micro_precision", "micro_recall", "weighted_precision", "weighted_recall", "matthews",
     "auroc", "average_precision", "log_loss", "expected_calibration_error",
     "mse", "mae", "pearson", "spearman", "r2",
+    "entity_f1", "entity_precision", "entity_recall", "macro_entity_f1", "macro_entity_precision",
+    "macro_entity_recall", "strict_entity_f1", "token_accuracy", "invalid_sequences",
 )  # fmt: skip
 ROLES: dict[str, tuple[str, ...]] = {  # per task: the roles that dataset.columns may name
     "text-classification": ("text", "text_pair", "label"),
     "image-classification": ("image", "label"),
+    "token-classification": ("tokens", "text", "label"),
 }
 AUGMENTATION_KEYS: dict[str, dict[str, tuple[str, ...]]] = {  # per task: augmentation -> its settings
     "text-classification": {"word_dropout": ("p",), "word_swap": ("p",)},
@@ -51,11 +54,13 @@ AUGMENTATION_KEYS: dict[str, dict[str, tuple[str, ...]]] = {  # per task: augmen
         "auto_augment": ("policy",),
         "random_erasing": ("p", "scale", "ratio"),
     },
+    "token-classification": {},
 }
 MIXED_TASKS = ("image-classification",)  # whose inputs can be mixed: objective.mixup, objective.cutmix
 PROCESSOR_KEYS: dict[str, tuple[str, ...]] = {
     "text-classification": ("max_length",),
     "image-classification": ("size", "image_mean", "image_std", "do_normalize"),
+    "token-classification": ("max_length", "stride", "constrained_decoding"),
 }
 
 
@@ -197,6 +202,12 @@ class Processor(Section):
     """How inputs become tensors; saved with the model."""
 
     max_length: int | None = Field(None, gt=1, description="tokens per text; absent: 512 or what the model allows")
+    stride: int | None = Field(
+        None, ge=0, description="tokens that two windows of a long row share; absent: a quarter of max_length"
+    )
+    constrained_decoding: bool | None = Field(
+        None, description="predicted tags keep to IOB2: no I- but after B- or I- of its type"
+    )
     size: int | None = Field(None, gt=7, description="pixels, height and width")
     image_mean: list[float] | None = Field(None, min_length=3, max_length=3, description="red, green, blue")
     image_std: list[Annotated[float, Field(gt=0)]] | None = Field(
@@ -349,7 +360,7 @@ class Run(Section):
 class Recipe(Section):
     """A fine-tuning job. Read one with `Recipe.load("recipe.yaml")` or `Recipe.from_dict({...})`."""
 
-    task: TaskName = Field(description="text-classification | image-classification")
+    task: TaskName = Field(description="text-classification | image-classification | token-classification")
     model: Model
     dataset: DataSet
     processor: Processor = Processor()

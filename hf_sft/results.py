@@ -21,7 +21,6 @@ from hf_sft.curves import save_curves
 from hf_sft.data.bad_rows import as_csv
 from hf_sft.data.labels import Labels
 from hf_sft.errors import Finding, ModelError
-from hf_sft.metrics.classification import per_class
 from hf_sft.metrics.intervals import bootstrap_intervals
 from hf_sft.modeling.adapter_files import config_folder, holds_adapters, load_adapted, save_adapters
 from hf_sft.modeling.lora import adapter_parameters
@@ -66,12 +65,11 @@ def evaluate(job: Job, directory: RunDirectory) -> Results:
         if role == "validation" and job.problem.calibrate is not None and inputs.targets is not None:
             labels = job.problem.calibrate(rows[role]["scores"], inputs.targets, labels)
     for role, part in rows.items():
-        inputs = job.inputs[role]
-        targets = inputs.targets if inputs.targets is not None else np.zeros(len(inputs.row_ids), int)
-        if inputs.targets is not None or job.problem.calibrate is None:
-            part["predictions"] = job.problem.outcome(part, targets, labels).predictions
-        if inputs.targets is not None:
-            part["references"] = inputs.targets
+        targets = job.inputs[role].targets
+        if targets is not None:
+            part["references"] = targets
+            if job.problem.calibrate is not None:
+                part["predictions"] = job.problem.outcome(part, targets, labels).predictions
     if PartialState().is_main_process:
         for role, part in rows.items():
             _write_predictions(job, directory, role, part, labels)
@@ -82,7 +80,8 @@ def _write_predictions(job: Job, directory: RunDirectory, role: str, rows: Rows,
     import pyarrow
     import pyarrow.parquet
 
-    columns = {"row_id": job.inputs[role].row_ids, **job.task.write(rows, labels)}
+    inputs = job.inputs[role]
+    columns = {"row_id": inputs.row_ids, **job.task.write(rows, labels, job.recipe, inputs.source)}
     path = directory.predictions(role)
     path.parent.mkdir(parents=True, exist_ok=True)
     pyarrow.parquet.write_table(pyarrow.table(columns), path)
@@ -98,6 +97,8 @@ def save_model(job: Job, directory: RunDirectory, results: Results) -> None:
         model, partial = job.built.model, directory.path / "model.partial"
         shutil.rmtree(partial, ignore_errors=True)
         model.config.hf_sft_thresholds = list(results.labels.thresholds) if results.labels.thresholds else None
+        if results.labels.constrained:
+            model.config.hf_sft_constrained = True
         _write_weights(job, partial)
         if job.recipe.model.name and not _is_timm(model):
             job.built.processor.save_pretrained(partial)
@@ -139,8 +140,9 @@ def _verify(job: Job, folder: str) -> None:
         job.problem.decode(_outputs(model, batch, job.evaluator.channels_last), batch, job.labels)["scores"]
         for model in (job.built.model, reloaded)
     )
-    difference = float(np.abs(here - there).max())
-    if names != job.labels.names or difference > 1e-4 * max(1.0, float(np.abs(here).max())):
+    here, there = (np.concatenate([np.ravel(row) for row in scores]) for scores in (here, there))
+    difference = float(np.abs(here - there).max(initial=0.0))
+    if names != job.labels.names or difference > 1e-4 * max(1.0, float(np.abs(here).max(initial=0.0))):
         found = f"labels {names[:5]}, outputs {difference:.1e} apart"
         expected = "the saved model to be the trained one when reloaded"
         raise ModelError(Finding(place=folder, expected=expected, found=found, fix="please report this as a bug"))
@@ -168,12 +170,12 @@ def write_record(job: Job, directory: RunDirectory, trained: Trained, results: R
         intervals[role] = bootstrap_intervals(job.metrics, outcome, seed=job.recipe.seed)
         train_targets = job.inputs["train"].targets
         if train_targets is not None:  # a stream's are not known
-            majority = job.problem.baseline(train_targets, len(targets), job.labels)
+            majority = job.problem.baseline(train_targets, targets, job.labels)
             baselines[role] = {"majority": job.evaluator.measure(majority, targets, job.labels)}
         if trained.probe is not None:
             baselines[role]["linear_probe"] = dict(metrics[role] if solves(job.recipe) else trained.probe.metrics[role])
-        if job.labels.problem != "regression":
-            classes[role] = per_class(outcome, job.labels.names)
+        if job.problem.per_class is not None:
+            classes[role] = job.problem.per_class(outcome, job.labels)
     history = {
         "steps": step_entries(trained.log),
         "epochs": epoch_entries(trained.log, evaluated=any("eval_loss" in entry for entry in trained.log)),

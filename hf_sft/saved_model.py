@@ -28,6 +28,7 @@ from hf_sft.tasks.task import Problem, Task
 
 USUAL_COLUMNS = {
     "text": ("text", "sentence", "content", "review", "body", "comment", "message", "tweet", "document"),
+    "tokens": ("tokens", "words"),
     "image": ("image", "img", "picture", "file_name", "file", "path"),
 }
 PLACE = "model"
@@ -88,7 +89,7 @@ def load_saved(model: str | Path, *, trust_remote_code: bool = False) -> SavedMo
         run=run,
         recipe=recipe,
         task=task,
-        labels=_labels_of(config),
+        labels=_labels_of(config, task),
         model=loaded,
         processor=processor,
         channels_last=channels_last,
@@ -199,17 +200,19 @@ def _load_weights(task: Task, source: str, config: Any, trust_remote_code: bool)
     return model
 
 
-def _labels_of(config: Any) -> Labels:
+def _labels_of(config: Any, task: Task) -> Labels:
     """Names, problem and thresholds from the model's config; one output without a problem_type is a regression."""
-    problems: dict[str, ProblemName] = {problem.problem_type: name for name, problem in _problems().items()}
+    problems = {problem.problem_type: name for name, problem in task.problems.items()}
     names = tuple(str(name) for _, name in sorted((int(index), name) for index, name in config.id2label.items()))
-    problem = problems.get(config.problem_type or "", "regression" if len(names) == 1 else "single_label")
+    usual: ProblemName = "regression" if len(names) == 1 else "single_label"
+    problem = problems.get(config.problem_type, usual if usual in task.problems else next(iter(task.problems)))
     thresholds = getattr(config, "hf_sft_thresholds", None)
-    return Labels(problem=problem, names=names, thresholds=tuple(thresholds) if thresholds else None)
-
-
-def _problems() -> Mapping[ProblemName, Problem]:
-    return next(iter(TASKS.values())).problems
+    return Labels(
+        problem=problem,
+        names=names,
+        thresholds=tuple(thresholds) if thresholds else None,
+        constrained=bool(getattr(config, "hf_sft_constrained", False)),
+    )
 
 
 def name_columns(saved: SavedModel, available: Sequence[str], given: Mapping[str, Any], what: str) -> Recipe:
@@ -218,8 +221,11 @@ def name_columns(saved: SavedModel, available: Sequence[str], given: Mapping[str
     given: role -> column, or a list of columns; the label's column is passed on unchecked.
     Raises DataError naming the columns there are.
     """
-    recipe, roles = saved.recipe, {role: need for role, need in saved.task.columns.items() if role != "label"}
-    columns = {**recipe.dataset.columns, **given}
+    recipe = saved.recipe
+    chosen = _roles(saved, available, given)
+    roles = {role: need for role, need in chosen.items() if role != "label"}
+    named = {**recipe.dataset.columns, **given}
+    columns = {role: column for role, column in named.items() if role in chosen or role not in saved.task.columns}
     for role, required in roles.items():
         named = columns.get(role, role)
         absent = any(name not in available for name in ([named] if isinstance(named, str) else named))
@@ -232,8 +238,18 @@ def name_columns(saved: SavedModel, available: Sequence[str], given: Mapping[str
                 expected = f"a column that holds the {role} in {what}"
                 raise DataError(Finding(place=f"columns.{role}", expected=expected, found=found, fix=fix))
             columns[role] = guess
+    columns |= {role: role for role in roles if role in saved.task.instead and role not in columns}
     _refuse_absent(columns, roles, available, what)
     return recipe.model_copy(update={"dataset": recipe.dataset.model_copy(update={"columns": columns})})
+
+
+def _roles(saved: SavedModel, available: Sequence[str], given: Mapping[str, Any]) -> dict[str, bool]:
+    """Role -> required, with roles that may stand in for each other decided by what is given, else by what there is."""
+    task, named = saved.task, saved.recipe.dataset.columns
+    either = {*task.instead, *task.instead.values()}
+    there = {role: column for role, column in named.items() if role not in either or column in available}
+    found = [role for role in task.columns if {role, *USUAL_COLUMNS.get(role, ())} & set(available)]
+    return task.roles(given if either & set(given) else {**there, **given}, found)
 
 
 def _refuse_absent(columns: Mapping[str, Any], roles: Mapping[str, bool], available: Sequence[str], what: str) -> None:

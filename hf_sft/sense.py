@@ -109,6 +109,15 @@ def truncation(lengths: NDArray, limit: int, longest: int) -> tuple[dict[str, An
     return facts, [Finding(place="processor.max_length", expected=expected, found=found, fix=fix)]
 
 
+def windows(lengths: NDArray, limit: int) -> dict[str, Any]:
+    """Facts about texts of these lengths in tokens, of which those beyond `limit` are read in several windows."""
+    return {
+        "median_tokens": float(np.median(lengths)) if len(lengths) else 0.0,
+        "longest": int(lengths.max(initial=0)),
+        "windowed_rows": float((lengths > limit).mean()) if len(lengths) else 0.0,
+    }
+
+
 def length_that_keeps(lengths: NDArray, share: float) -> int:
     """The least length (a multiple of 16) at which that share of all tokens is kept."""
     total, ordered = lengths.sum(), np.sort(lengths)

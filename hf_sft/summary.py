@@ -100,6 +100,11 @@ def baseline_name(record: RunRecord) -> str:
     return "mean" if record.labels.get("problem") == "regression" else "majority"
 
 
+def counted(problem: str) -> str:
+    """What the support of a class counts."""
+    return "entities" if problem == "tags" else "rows"
+
+
 def run_name(record: RunRecord) -> str:
     """What the run is called: the last part of its output_dir."""
     return PureWindowsPath(str(record.recipe.get("output_dir", ""))).name or str(record.recipe["task"])

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 
 from hf_sft.record import RunRecord
+from hf_sft.task_words import WORDS
 
 AUTO_CLASSES = {
     "text-classification": "AutoModelForSequenceClassification",
     "image-classification": "AutoModelForImageClassification",
+    "token-classification": "AutoModelForTokenClassification",
 }
 
 
@@ -22,7 +24,7 @@ def loading_lines(record: RunRecord, folder: str) -> list[str]:
     """Imports, an empty line, and what makes `classify`. folder: as a Python literal."""
     task = record.recipe["task"]
     name, image = json.dumps(task), task.startswith("image")
-    options = "" if image else ", truncation=True"
+    options = WORDS[task].call()
     if not holds_adapters_alone(record):
         return ["from transformers import pipeline", "", f"classify = pipeline({name}, model={folder}{options})"]
     auto = AUTO_CLASSES[task]

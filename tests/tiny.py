@@ -75,13 +75,15 @@ def _text_configs() -> dict[str, Callable[[], tuple[Any, str]]]:
 TEXT_FAMILIES = tuple(_text_configs())
 
 
-def save_text_model(family: str, folder: Path, *, seed: int = 0, labels: Sequence[str] = ()) -> Path:
+def save_text_model(
+    family: str, folder: Path, *, seed: int = 0, labels: Sequence[str] = (), head: str = "ForSequenceClassification"
+) -> Path:
     """A pretrained-looking backbone of that family (random weights) with its tokenizer; a classifier for `labels`."""
     torch.manual_seed(seed)
     config, class_name = _text_configs()[family]()
     if labels:
         name_labels(config, labels)
-        class_name = class_name.removesuffix("Model") + "ForSequenceClassification"
+        class_name = class_name.removesuffix("Model") + head
     getattr(transformers, class_name)(config).save_pretrained(folder)
     save_tokenizer(folder, pad=family != "gpt2", token_types=family == "bert")
     return folder
@@ -184,6 +186,23 @@ def texts(number: int = 48, *, seed: int = 0) -> Dataset:
         positive = index % 2 == 0
         words.insert(int(generator.integers(0, len(words))), "good" if positive else "bad")
         rows.append({"text": " ".join(words), "label": "positive" if positive else "negative"})
+    return Dataset.from_list(rows)
+
+
+TAGS = ("O", "B-PLACE", "I-PLACE", "B-THING")
+
+
+def tagged(number: int = 48, *, seed: int = 0, most: int = 12) -> Dataset:
+    """Ragged lists of words; "meal" and "room" are places (with the word after, where that is one), "book" a thing."""
+    generator = np.random.default_rng(seed)
+    rows = []
+    for _ in range(number):
+        words = [str(word) for word in generator.choice(WORDS, size=int(generator.integers(1, most)))]
+        tags = ["B-THING" if word == "book" else "O" for word in words]
+        for place, word in enumerate(words):
+            if word in ("meal", "room"):
+                tags[place] = "I-PLACE" if place and tags[place - 1] == "B-PLACE" else "B-PLACE"
+        rows.append({"tokens": words, "ner_tags": tags})
     return Dataset.from_list(rows)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
-from tiny import TEXT_FAMILIES, images, save_image_model, save_text_model, texts
+from tiny import TEXT_FAMILIES, images, save_image_model, save_text_model, tagged, texts
 from transformers import TrainerCallback
 
 from hf_sft import environment, job, run_directory
@@ -19,6 +19,7 @@ from hf_sft.recipe import Recipe
 from hf_sft.training import fit
 
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+TAGGING = tuple(f"{family}_tags" for family in TEXT_FAMILIES)  # text models that give each word a tag
 ROLES = {"train": 0, "validation": 1, "test": 2}
 
 
@@ -26,12 +27,15 @@ def save_model(family: str, folder: Path) -> Path:
     """The model of that family in `folder`, made on first use."""
     path = folder / family
     if not path.exists():
-        (save_text_model if family in TEXT_FAMILIES else save_image_model)(family, path)
+        text = family in TEXT_FAMILIES or family in TAGGING
+        (save_text_model if text else save_image_model)(family.removesuffix("_tags"), path)
     return path
 
 
 def make_data(family: str, problem: str = "single_label", **sizes: int) -> dict[str, Dataset]:
     """Split -> rows, each split drawn with its own seed."""
+    if family in TAGGING:
+        return {role: tagged(number, seed=ROLES[role]) for role, number in sizes.items()}
     make = texts if family in TEXT_FAMILIES else images
     return {role: _pose(make(number, seed=ROLES[role]), problem, ROLES[role]) for role, number in sizes.items()}
 
@@ -61,6 +65,9 @@ def make_recipe(family: str, models: Path, output_dir: Path, **changes: Any) -> 
         "training": {"num_train_epochs": 2, "per_device_train_batch_size": 8, "learning_rate": 1e-2},
         "output_dir": str(output_dir),
     }
+    if family in TAGGING:
+        content["task"] = "token-classification"
+        content["dataset"]["columns"] = {"tokens": "tokens", "label": "ner_tags"}
     for key, value in changes.items():
         content[key] = {**content[key], **value} if key in ("model", "dataset", "training") else value
     return Recipe.from_dict(content)

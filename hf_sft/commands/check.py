@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+
 from hf_sft import environment, job, run_directory, sense
 from hf_sft.console import overheard
 from hf_sft.data.bad_rows import looked_at
@@ -28,7 +30,7 @@ from hf_sft.tasks.load import TaskData, load_data
 from hf_sft.tasks.objective import check_objective, describe_penalty
 from hf_sft.training.arguments import fill_training
 from hf_sft.training.learning_rates import default_learning_rate
-from hf_sft.training.probe import notes, solves
+from hf_sft.training.probe import notes, refuse_problem, solves
 
 MOST_ROWS = 10_000  # looked at in each split, unless all are asked for
 T = TypeVar("T")
@@ -162,6 +164,7 @@ def _look(
     metrics = None
     if found is not None:
         book.attempt(lambda: job.check_validation(recipe, found))
+        book.attempt(lambda: refuse_problem(recipe, found.labels.problem))
         penalty = book.attempt(lambda: check_objective(recipe, task, found))
         book.notes += describe_penalty(penalty, found.labels) if penalty else []
         metrics = book.attempt(lambda: job.find_metrics(recipe, found, functions, trust))
@@ -211,6 +214,7 @@ def _look_at_rows(
 ) -> dict[str, Any]:
     """Facts per split; what is odd goes into the notebook."""
     task, facts, inspections, counts = TASKS[recipe.task], {}, [], {}
+    problem = task.problems[found.labels.problem]
     for role, part in found.splits.items():
         positions = looked_at(len(part.split), None if full else MOST_ROWS)
         seen = task.inspect(role, part.split, recipe, positions)
@@ -219,12 +223,21 @@ def _look_at_rows(
         facts[role] = {"rows": len(part.split), "looked_at": len(seen.positions), **seen.facts}
         if part.entries is not None and found.labels.problem != "regression":
             counts[role] = Counter(_names(part.entries))
-            facts[role]["labels"] = {name: counts[role][name] for name in found.labels.names}
+            facts[role] |= {"labels": {name: counts[role][name] for name in found.labels.names}}
+            facts[role]["counted"] = problem.counted
+            if problem.inspect_labels is not None:
+                more, findings = problem.inspect_labels(role, list(part.entries), part.split.row_ids, found.labels)
+                facts[role] |= more
+                book.warnings += findings
             different = conflicting(seen, part.entries[seen.positions])
             book.warnings += [different] if different else []
         if opened is not None and task.full_lengths is not None and task.longest_input is not None:
             lengths = task.full_lengths(part.split.rows.select(positions)[:], opened.processor, recipe)
             limit = opened.processor.model_max_length
+            if not task.cuts:
+                facts[role] |= sense.windows(lengths, limit)
+                facts[role]["longest_rows"] = part.split.row_ids[positions[np.argsort(-lengths)[:3]]].tolist()
+                continue
             cut, findings = sense.truncation(lengths, limit, task.longest_input(opened.processor, opened.config))
             facts[role] |= cut
             book.warnings += findings if role == "train" else []
@@ -277,5 +290,6 @@ def _describe_model(work: Job, given: Mapping[str, Any]) -> dict[str, str]:
         words["warm start"] = f"the head is solved by {METHODS[work.labels.problem].name} before the first step"
     words["machine"] = str(work.environment)
     if work.task.length is not None:
-        words["texts"] = f"cut at {work.built.processor.model_max_length} tokens"
+        how = "cut at" if work.task.cuts else "read in windows of"
+        words["texts"] = f"{how} {work.built.processor.model_max_length} tokens"
     return words

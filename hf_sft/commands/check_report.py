@@ -57,6 +57,8 @@ def _tables(report: CheckReport) -> list[Table]:
     found = [_rows(report)] if report.data else []
     if labels := _labels(report):
         found.append(labels)
+    if entities := _entities(report):
+        found.append(entities)
     if report.model:
         found.append(Table(title="model", rows=[*report.model.items()], left=2))
     if report.blocks:
@@ -77,6 +79,9 @@ def _rows(report: CheckReport) -> Table:
         ("longest", lambda facts: f"{facts['longest']:,}"),
         ("rows cut", lambda facts: f"{facts['truncated_rows']:.1%}"),
         ("tokens lost", lambda facts: f"{facts['lost_tokens']:.1%}"),
+        ("in windows", lambda facts: f"{facts['windowed_rows']:.1%}"),
+        ("longest rows", lambda facts: ", ".join(map(str, facts["longest_rows"]))),
+        ("illegal tags", lambda facts: f"{facts['illegal_tags']:,}"),
         ("modes", lambda facts: ", ".join(f"{mode} {count:,}" for mode, count in facts["modes"].items())),
         ("smallest", lambda facts: facts["size"]["smallest"]),
         ("median", lambda facts: facts["size"]["median"]),
@@ -103,12 +108,18 @@ def _labels(report: CheckReport) -> Table | None:
         ordered = sorted(names, key=lambda name: -first[name])
         names = [*ordered[: MOST_LABELS // 2], *ordered[-MOST_LABELS // 2 :]]
     rows = [(name, *(f"{part[name]:,}" for part in counts.values())) for name in names]
-    title = (
-        f"rows per label (the {len(names) // 2} largest and smallest of {len(first)})"
-        if len(first) > len(names)
-        else ""
-    )
-    return Table(title=title or "rows per label", heads=("label", *counts), rows=rows)
+    counted = next((facts["counted"] for facts in report.data.values() if "counted" in facts), "rows per label")
+    title = f"{counted} (the {len(names) // 2} largest and smallest of {len(first)})" if len(first) > len(names) else ""
+    return Table(title=title or counted, heads=("label", *counts), rows=rows)
+
+
+def _entities(report: CheckReport) -> Table | None:
+    counts = {split: facts["entities"] for split, facts in report.data.items() if "entities" in facts}
+    if not counts:
+        return None
+    names = list(next(iter(counts.values())))
+    rows = [(name, *(f"{part[name]:,}" for part in counts.values())) for name in names]
+    return Table(title="entities per type", heads=("type", *counts), rows=rows)
 
 
 def _cost(rehearsal: Rehearsal) -> list[tuple[str, str]]:

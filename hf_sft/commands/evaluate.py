@@ -15,16 +15,13 @@ from numpy.typing import NDArray
 
 from hf_sft.commands.evaluated_rows import rows_to_evaluate
 from hf_sft.console import say
-from hf_sft.data.labels import Labels
 from hf_sft.data.splits import Split
 from hf_sft.errors import DataError, Finding, RecipeError, describe_value, nearest
-from hf_sft.metrics.classification import per_class
 from hf_sft.metrics.intervals import bootstrap_intervals
-from hf_sft.metrics.metric import Outcome
 from hf_sft.metrics.resolve import resolve_metrics
 from hf_sft.record import RunRecord
 from hf_sft.saved_model import SavedModel, load_saved
-from hf_sft.summary import Result, cells, finite, number
+from hf_sft.summary import Result, cells, counted, finite, number
 from hf_sft.table_files.writing import check_output, written_whole
 from hf_sft.tables import Table, as_html, as_text, escaped, printable
 from hf_sft.tasks.load import make_inputs
@@ -86,7 +83,7 @@ class Evaluation:
                 (name, *(number(finite(values[part])) for part in parts), f"{int(values['support']):,}")
                 for name, values in self.per_class.items()
             ]
-            found.append(Table(title="per class", heads=("label", *parts, "rows"), rows=rows))
+            found.append(Table(title="per class", heads=("label", *parts, counted(self.problem)), rows=rows))
         if self.slices:
             slices = [
                 (value, f"{part['rows']:,}", *(_with_interval(part, name) for name in names))
@@ -167,8 +164,10 @@ def evaluate(
     evaluator = saved.evaluator(found, batch_size=batch_size)
     rows = evaluator.predict(saved.model, inputs.rows, inputs.lengths, saved.labels)
     outcome = saved.problem.outcome(rows, inputs.targets, saved.labels)
-    rows |= {"predictions": outcome.predictions, "references": inputs.targets}
-    majority = saved.problem.baseline(inputs.targets, len(inputs.targets), saved.labels)
+    rows["references"] = inputs.targets
+    if saved.problem.calibrate is not None:
+        rows["predictions"] = outcome.predictions
+    majority = saved.problem.baseline(inputs.targets, inputs.targets, saved.labels)
     slices = {}
     for name, positions in groups.items():
         some = {column: values[positions] for column, values in rows.items()}
@@ -186,13 +185,13 @@ def evaluate(
         metrics=evaluator.measure(rows, inputs.targets, saved.labels),
         intervals=bootstrap_intervals(found, outcome, seed=recipe.seed),
         baseline=evaluator.measure(majority, inputs.targets, saved.labels),
-        per_class=_per_class(outcome, saved.labels),
+        per_class=saved.problem.per_class(outcome, saved.labels) if saved.problem.per_class else {},
         by=by,
         slices=slices,
         notes=notes,
         date=datetime.now().astimezone().isoformat(timespec="seconds"),
         seconds=time.perf_counter() - started,
-        predictions={"row_id": inputs.row_ids, **saved.task.write(rows, saved.labels)},
+        predictions={"row_id": inputs.row_ids, **saved.task.write(rows, saved.labels, recipe, inputs.source)},
     )
     if saved.run is not None and saved.run.record.is_file():
         record = RunRecord.load(saved.run.path)
@@ -231,10 +230,6 @@ def _with_interval(part: dict[str, Any], name: str) -> str:
 
 def _own_metrics(saved: SavedModel) -> list[str]:
     return [name for name in saved.recipe.metrics if not name.startswith("function:")]
-
-
-def _per_class(outcome: Outcome, labels: Labels) -> dict[str, dict[str, float]]:
-    return per_class(outcome, labels.names) if labels.problem != "regression" else {}
 
 
 def _shown(value: Any) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hf_sft.data.columns import check_columns, columns_of, label_column
+from hf_sft.data.columns import check_columns, columns_of
 from hf_sft.data.label_checks import check_values
 from hf_sft.data.labels import Labels, check_map, targets_as_names
 from hf_sft.data.load import load_source
@@ -128,7 +128,7 @@ def _only_split(names: list[str]) -> str:
 def _with_names(saved: SavedModel, split: Split, recipe: Recipe) -> tuple[LabelledSplit, list[str]]:
     """The rows with their labels under the model's names. Raises DataError for labels that it does not know."""
     labels, settings = saved.labels, recipe.dataset
-    column = label_column(split.rows, settings)
+    column = saved.task.read_labels(split.rows, settings)
     assert column is not None
     (name,) = columns_of(settings, "label")
     if column.unlabelled:

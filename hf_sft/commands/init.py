@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 SAY_NOTHING = ("train", "test", "data", "dataset", "all", "labels", "metadata", "recipe")  # names of files
 FOR_A_TRIAL = {"train": 1000, "validation": 200, "test": 500}  # rows
 HEAD_ONLY = 200  # images below which only a new head learns
-LONG_ON_CPU = {"text-classification": 20_000, "image-classification": 10_000}  # rows
+LONG_ON_CPU = {"text-classification": 20_000, "image-classification": 10_000, "token-classification": 20_000}  # rows
 AMOUNTS = 3  # whole numbers, more than which may be meant as numbers rather than classes
 NAMED_ONE_BY_ONE = 20  # labels, in a hint
 COMMENTS_FROM, WIDTH = 44, 120  # columns
@@ -110,10 +110,12 @@ def _write(text: str, output: Path) -> None:
 
 def _texts(found: FirstLook) -> list[list[str]]:
     """Some texts, and some seconds of pairs; none of images."""
-    from hf_sft.guessing.sizing import read_texts
+    from hf_sft.guessing import sizing
 
+    if "tokens" in found.guess.columns:
+        return [sizing.read_words(found.train, str(found.guess.columns["tokens"]))]
     roles = [role for role in ("text", "text_pair") if role in found.guess.columns]
-    return [read_texts(found.train, _names(found.guess.columns[role])) for role in roles]
+    return [sizing.read_texts(found.train, _names(found.guess.columns[role])) for role in roles]
 
 
 def _names(columns: str | list[str]) -> list[str]:
@@ -226,10 +228,12 @@ def _put_settings(lines: _Lines, found: FirstLook, model: Available, *, gpu: boo
     if "validation" not in found.splits:
         rows -= max(1, round(0.1 * rows))
     head = found.guess.task == "image-classification" and rows < HEAD_ONLY
-    epochs, why_epochs = sizing.choose_epochs(rows, None if problem == "regression" else len(found.labels.names))
+    epochs, why_epochs = sizing.choose_epochs(
+        rows, None if problem in ("regression", "tags") else len(found.labels.names)
+    )
     metrics, why_metrics = sizing.choose_metrics(problem, found.counts)
     processor: dict[str, Any] = dict(model.processor)
-    if found.guess.task == "text-classification":
+    if "image" not in found.guess.columns:
         texts, *pairs = _texts(found)
         length, why = sizing.choose_max_length(texts, pairs[0] if pairs else None, model.folder)
         processor["max_length"] = length

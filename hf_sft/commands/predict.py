@@ -93,19 +93,16 @@ def _name_columns(saved: SavedModel, source: RowSource, given: Mapping[str, Any]
 def _added_columns(saved: SavedModel, top_k: int | None, prefix: str) -> pyarrow.Schema:
     """The columns that predictions add to every row."""
     number, text = pyarrow.float64(), pyarrow.string()
-    names, problem = saved.labels.names, saved.labels.problem
-    if top_k is not None and problem == "regression":
-        fix = "leave top_k out"
-        raise RecipeError(Finding(place="top_k", expected="a model with labels", found="a regression", fix=fix))
+    labels, columns = saved.labels, saved.problem.answers(saved.labels)
+    if top_k is not None and not saved.problem.ranked:
+        fix, found = "leave top_k out", f"a model for {labels.problem}"
+        raise RecipeError(Finding(place="top_k", expected="a model with labels of rows", found=found, fix=fix))
     if top_k is not None:
-        ranks = range(1, min(top_k, len(names)) + 1)
-        columns = [pair for rank in ranks for pair in ((f"prediction_{rank}", text), (f"score_{rank}", number))]
-    elif problem == "regression":
-        columns = [("prediction", number)]
-    else:
-        columns = [("prediction", text if problem == "single_label" else pyarrow.list_(text))]
-        columns += [(f"score_{name}", number) for name in names]
-    return pyarrow.schema([(prefix + name, kind) for name, kind in columns])
+        ranks = range(1, min(top_k, len(labels.names)) + 1)
+        columns = {
+            name: kind for rank in ranks for name, kind in ((f"prediction_{rank}", text), (f"score_{rank}", number))
+        }
+    return pyarrow.schema([(prefix + name, kind) for name, kind in columns.items()])
 
 
 def _check_clash(source: RowSource, added: pyarrow.Schema) -> None:
@@ -141,18 +138,19 @@ class _Job:
         first = 0
         with tqdm(total=self.source.total, unit=" rows", disable=None, file=sys.stderr, leave=False) as bar:
             for rows in chunked(self.source.read(), size):
-                columns = self._columns(self._decode(rows, first, bar))
+                cells = Cells(self.source, rows, self._roles(), first)
+                columns = self._columns(self._decode(cells, first, bar), cells)
                 named = (dict(zip(self.names, cells, strict=True)) for cells in zip(*columns, strict=True))
                 yield [row | added for row, added in zip(rows, named, strict=True)]
                 first += len(rows)
 
-    def _decode(self, rows: Sequence[Row], first: int, bar: Any) -> Decoded:
+    def _decode(self, cells: Cells, first: int, bar: Any) -> Decoded:
         task, labels = self.saved.task, self.saved.labels
         transform: Any = task.transform(self.saved.processor, self.recipe)
-        read: Any = Cells(self.source, rows, self._roles(), first)
-        lengths = np.ones(len(rows), dtype=np.int64)
+        read: Any = cells
+        lengths = np.ones(len(cells), dtype=np.int64)
         if task.ahead:
-            read, transform = _Transformed(transform(read[range(len(rows))])), None
+            read, transform = _Transformed(transform(read[range(len(cells))])), None
         if task.length is not None:
             lengths = np.asarray([len(entry) for entry in read.columns[task.length]])
             _check_lengths(lengths, first, self.source)
@@ -166,12 +164,14 @@ class _Job:
     def _roles(self) -> dict[str, list[str]]:
         """Role -> columns, of the roles that the model reads here."""
         settings = self.recipe.dataset
-        asked = {role: need or role in settings.columns for role, need in self.saved.task.columns.items()}
+        roles = self.saved.task.roles(settings.columns)
+        asked = {role: need or role in settings.columns for role, need in roles.items()}
         return {role: columns_of(settings, role) for role, read in asked.items() if read and role != "label"}
 
-    def _columns(self, decoded: Decoded) -> list[list[Any]]:
+    def _columns(self, decoded: Decoded, cells: Cells) -> list[list[Any]]:
         if self.top_k is None:
-            return [_as_list(values) for values in self.saved.task.write(decoded, self.saved.labels).values()]
+            written = self.saved.task.write(decoded, self.saved.labels, self.recipe, cells)
+            return [_as_list(values) for values in written.values()]
         best = np.argsort(-decoded["scores"], axis=-1, kind="stable")[:, : self.top_k]
         scores = np.take_along_axis(decoded["scores"], best, axis=-1)
         names = np.asarray(self.saved.labels.names, dtype=object)[best]

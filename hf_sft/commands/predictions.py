@@ -23,7 +23,8 @@ class Predictions:
     """The rows in their order, each with its own columns and those that were added.
 
     Added are `prediction` (the label's name; a list of names where a row may have several; a number for a regression)
-    and `score_<label>` for every label; with top_k `prediction_1`, `score_1` and so on, the best first.
+    and `score_<label>` for every label; of words with tags `words`, `prediction`, `scores` and `spans`; with
+    top_k `prediction_1`, `score_1` and so on, the best first.
     rows: in memory; none where they went to the file at `path`. total: how many there are.
     """
 

@@ -20,13 +20,17 @@ MOST_LOOKED_AT = 10_000  # rows a split whose images are decoded before training
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """What is wrong with the row at `position` of a split. kind: in words that follow a column's name."""
+    """What is wrong with the row at `position` of a split. kind: in words that follow a column's name.
+
+    expected: where that is more than a value of the role in every row.
+    """
 
     position: int
     role: str
     column: str
     kind: str
     detail: str = ""
+    expected: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,10 +79,11 @@ def refuse(bad: Sequence[BadRow]) -> DataError:
         ids = ", ".join(str(row.row_id) for row in rows[:5]) + (", ..." if len(rows) > 5 else "")
         count = f"{len(rows):,} rows" if len(rows) > 1 else "1 row"
         detail = f" ({rows[0].fault.detail})" if rows[0].fault.detail else ""
+        usual = f"{'an' if role == 'image' else 'a'} {role.partition('_')[0]} in every row"
         findings.append(
             Finding(
                 place=f"dataset.columns.{role}",
-                expected=f"{'an' if role == 'image' else 'a'} {role.partition('_')[0]} in every row",
+                expected=rows[0].fault.expected or usual,
                 found=f"column {column!r} {words} in {count} of {source}: {ids}{detail}",
                 fix="mend or remove those rows, or set dataset.on_bad_row: skip",
             )

@@ -38,6 +38,8 @@ def check_values(split: str, values: Sequence[Any], problem: ProblemName) -> Non
     """Raises DataError for cells that are no label of that problem; numbers of a regression are read elsewhere."""
     if problem == "regression":
         return
+    if problem == "tags":
+        return _check_tags(split, values)
     for position, value in enumerate(values):
         items = value if isinstance(value, (list, tuple)) else [value]
         if problem == "single_label" and len(items) != 1:
@@ -49,6 +51,13 @@ def check_values(split: str, values: Sequence[Any], problem: ProblemName) -> Non
     if problem == "multi_label" and _are_indicators(values):
         fix = "give each row the list of its labels: those whose place holds a 1"
         raise _cell(split, 0, "lists of label names or ids", values[0], fix)
+
+
+def _check_tags(split: str, values: Sequence[Any]) -> None:
+    """Tags are names or whole numbers, in lists."""
+    for position, value in enumerate(values):
+        if not isinstance(value, (list, tuple)) or any(type(item) not in (str, int) for item in value):
+            raise _cell(split, position, "a list of tags, by name or id", value, "cast the column to lists of text")
 
 
 def _cell(split: str, position: int, expected: str, value: Any, fix: str) -> DataError:

@@ -6,11 +6,16 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hf_sft.data.label_checks import check_settings, check_values
 from hf_sft.errors import DataError, Finding, nearest
 from hf_sft.recipe import DataSet, ProblemName
+
+if TYPE_CHECKING:
+    from hf_sft.data.bad_rows import Fault
+
+OUTSIDE = "O"  # the tag of a word that belongs to no entity
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,11 +24,13 @@ class Labels:
 
     names: index -> name; regression has one name, that of the label column.
     thresholds: multi_label only, one probability per label, chosen on validation; None means 0.5.
+    constrained: tags only, whether predictions keep to IOB2.
     """
 
     problem: ProblemName
     names: tuple[str, ...]
     thresholds: tuple[float, ...] | None = None
+    constrained: bool = False
 
     @property
     def index_of(self) -> dict[str, int]:
@@ -38,15 +45,19 @@ class Labels:
 
 @dataclass(frozen=True, kw_only=True)
 class LabelColumn:
-    """The label values of one split, and the names its ClassLabel feature gives to integers (or none)."""
+    """The label values of one split, and the names its ClassLabel feature gives to integers (or none).
+
+    faults: why rows have no value whose label is there and cannot be used.
+    """
 
     values: Sequence[Any]
     class_names: tuple[str, ...] | None = None
+    faults: tuple[Fault, ...] = ()
 
     @property
     def unlabelled(self) -> bool:
         """Whether no row has a label: nulls, or -1 throughout (how the Hub hides the labels of a test split)."""
-        return all(self.is_missing(value) or value in (-1, "-1", [-1]) for value in self.values)
+        return not self.faults and all(self.is_missing(value) or value in (-1, "-1", [-1]) for value in self.values)
 
     def is_missing(self, value: Any) -> bool:
         if isinstance(value, (list, tuple)):
@@ -103,6 +114,13 @@ def label_names(value: Any, column: LabelColumn, settings: DataSet) -> list[str]
     return list(dict.fromkeys(names))
 
 
+def tag_names(values: Sequence[Any], column: LabelColumn, settings: DataSet) -> list[str]:
+    """The names of the tags of one row, after dataset.label_map; a dropped tag is that of no entity."""
+    known, mapping = _known_names(column, settings), _mapping(settings)
+    names = {item: _map(name_of(item, known), name_of(item, None), mapping, known) for item in set(values)}
+    return [names[item] or OUTSIDE for item in values]
+
+
 def _known_names(column: LabelColumn, settings: DataSet) -> Sequence[str] | None:
     return column.class_names or settings.labels or None
 
@@ -120,9 +138,12 @@ def _map(name: str, identifier: str, mapping: Mapping[str, str | None], known: S
 
 
 def targets_as_names(column: LabelColumn, problem: ProblemName, settings: DataSet) -> list[Any]:
-    """One entry per row: a name, a list of names, a number; None where the row has no label or its label is dropped."""
+    """One entry per row: a name, a list of names or tags, a number; None where there is no label or it is dropped."""
     if problem == "regression":
         return [None if column.is_missing(value) else _number(value) for value in column.values]
+    if problem == "tags":
+        rows = column.values
+        return [None if column.is_missing(row) else tag_names(row, column, settings) for row in rows]
     entries: list[Any] = []
     for value in column.values:
         names = [] if column.is_missing(value) else label_names(value, column, settings)
@@ -151,13 +172,19 @@ def _number(value: Any) -> float:
     )
 
 
-def decide_labels(columns: Mapping[str, LabelColumn], settings: DataSet) -> tuple[Labels, list[str]]:
+def decide_labels(
+    columns: Mapping[str, LabelColumn], settings: DataSet, *, problem: ProblemName | None = None
+) -> tuple[Labels, list[str]]:
     """The label map over the union of all labelled splits, and what a reader should know about it.
 
+    problem: the one of a task that has no other.
     Raises DataError for labels that do not fit the problem or the recipe, and when train has fewer than two classes.
     """
     train = columns["train"]
-    problem, why = decide_problem(train, settings)
+    if problem is None:
+        problem, why = decide_problem(train, settings)
+    else:
+        why = f"problem {problem}: the task has no other"
     check_settings(problem, train.class_names, settings)
     for split, column in columns.items():
         check_values(split, column.values, problem)

@@ -64,7 +64,7 @@ def inspect_texts(role: str, split: Split, recipe: Recipe, positions: NDArray) -
         found.append(Finding(place=place, expected="text in words", found=what, fix="is this the right column?"))
     lengths = np.array([len(text.split()) for text in texts] or [0])
     facts = {"words": {"median": float(np.median(lengths)), "most": int(lengths.max())}}
-    keys = {"exact": _hashes(texts), "normalised": _hashes(map(normalise, texts))}
+    keys = {"exact": hash_texts(texts), "normalised": hash_texts(map(normalise, texts))}
     return Inspection(split=role, positions=positions, row_ids=ids, keys=keys, facts=facts, warnings=tuple(found))
 
 
@@ -173,7 +173,8 @@ def _has(recipe: Recipe, role: str) -> bool:
     return role == "text" or role in recipe.dataset.columns
 
 
-def _hashes(texts: Iterable[str]) -> NDArray:
+def hash_texts(texts: Iterable[str]) -> NDArray:
+    """uint64 [N]: equal for equal texts."""
     return np.array([xxhash.xxh64_intdigest(text.encode("utf-8", "replace")) for text in texts], dtype=np.uint64)
 
 

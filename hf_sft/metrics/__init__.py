@@ -15,6 +15,13 @@ from hf_sft.metrics.classification import (
     precision,
     recall,
 )
+from hf_sft.metrics.entities import (
+    entity_f1,
+    entity_precision,
+    entity_recall,
+    invalid_sequences,
+    token_accuracy,
+)
 from hf_sft.metrics.metric import Metric
 from hf_sft.metrics.regression import mae, mse, pearson, r2, spearman
 from hf_sft.recipe import ProblemName
@@ -22,6 +29,7 @@ from hf_sft.recipe import ProblemName
 SINGLE: tuple[ProblemName, ...] = ("single_label",)
 BOTH: tuple[ProblemName, ...] = ("single_label", "multi_label")
 NUMBER: tuple[ProblemName, ...] = ("regression",)
+TAGS: tuple[ProblemName, ...] = ("tags",)
 
 METRICS: dict[str, Metric] = {
     "accuracy": Metric(name="accuracy", compute=accuracy, problems=BOTH),
@@ -59,10 +67,37 @@ METRICS: dict[str, Metric] = {
     "pearson": Metric(name="pearson", compute=pearson, problems=NUMBER, unit_interval=False),
     "spearman": Metric(name="spearman", compute=spearman, problems=NUMBER, unit_interval=False),
     "r2": Metric(name="r2", compute=r2, problems=NUMBER, unit_interval=False),
+    "entity_f1": Metric(name="entity_f1", compute=partial(entity_f1, average="micro"), problems=TAGS),
+    "entity_precision": Metric(
+        name="entity_precision", compute=partial(entity_precision, average="micro"), problems=TAGS
+    ),
+    "entity_recall": Metric(name="entity_recall", compute=partial(entity_recall, average="micro"), problems=TAGS),
+    "macro_entity_f1": Metric(name="macro_entity_f1", compute=partial(entity_f1, average="macro"), problems=TAGS),
+    "macro_entity_precision": Metric(
+        name="macro_entity_precision", compute=partial(entity_precision, average="macro"), problems=TAGS
+    ),
+    "macro_entity_recall": Metric(
+        name="macro_entity_recall", compute=partial(entity_recall, average="macro"), problems=TAGS
+    ),
+    "strict_entity_f1": Metric(
+        name="strict_entity_f1", compute=partial(entity_f1, average="micro", strict=True), problems=TAGS
+    ),
+    "token_accuracy": Metric(name="token_accuracy", compute=token_accuracy, problems=TAGS),
+    "invalid_sequences": Metric(
+        name="invalid_sequences", compute=invalid_sequences, problems=TAGS, greater_is_better=False
+    ),
 }
 
 DEFAULTS: dict[ProblemName, tuple[str, ...]] = {
     "single_label": ("accuracy", "macro_f1"),
     "multi_label": ("macro_f1", "micro_f1", "average_precision"),
     "regression": ("pearson", "spearman", "mse"),
+    "tags": (
+        "entity_f1",
+        "entity_precision",
+        "entity_recall",
+        "macro_entity_f1",
+        "token_accuracy",
+        "invalid_sequences",
+    ),
 }

@@ -20,6 +20,7 @@ class Outcome:
     | scores      | float64 [N, L], rows sum 1 | float64 [N, L] | float64 [N] |
 
     scores are [N, 0] where no metric reads them: then nothing of that size was kept.
+    Of words with tags see `metrics.entities.TagOutcome`.
     """
 
     references: NDArray

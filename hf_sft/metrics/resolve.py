@@ -21,6 +21,7 @@ import numpy as np
 from hf_sft.errors import Finding, RecipeError, nearest
 from hf_sft.hub_access import hub_is_reachable
 from hf_sft.metrics import DEFAULTS, METRICS
+from hf_sft.metrics.entities import tag_outcome
 from hf_sft.metrics.metric import Metric, Outcome
 from hf_sft.recipe import ProblemName
 
@@ -84,6 +85,8 @@ def make_up_outcome(problem: ProblemName, num_labels: int) -> Outcome:
         guess = truth + np.where(rows % 3 == 0, 0.3, 0.0)
         return Outcome(references=truth, predictions=guess, scores=guess, num_labels=1)
     labels = np.arange(num_labels)
+    if problem == "tags":
+        return _make_up_tags(num_labels)
     references = rows % num_labels
     predictions = np.where(rows // num_labels == 1, (references + 1) % num_labels, references)
     predicted = predictions[:, None] == labels
@@ -94,6 +97,17 @@ def make_up_outcome(problem: ProblemName, num_labels: int) -> Outcome:
         )
     scores = (1.0 + predicted) / (num_labels + 1)
     return Outcome(references=references, predictions=predictions, scores=scores, num_labels=num_labels)
+
+
+def _make_up_tags(num_labels: int) -> Outcome:
+    """Rows of some words, with one type for every two tags beside O."""
+    names = ["O", *(f"{mark}-{number}" for number in range((num_labels + 1) // 2) for mark in "BI")]
+    references = [np.array([0, first, first + 1, 0]) for first in range(1, len(names), 2) for _ in range(4)]
+    predictions = [np.array([0, 0, 0, 0]) if row % 4 == 1 else tags for row, tags in enumerate(references)]
+    scores = np.empty(len(references), dtype=object)
+    for row, tags in enumerate(predictions):
+        scores[row] = (1.0 + np.eye(len(names))[tags]) / (len(names) + 1)
+    return tag_outcome(references, predictions, scores, names)
 
 
 def _look_up(name: str, problem: ProblemName) -> Metric:

@@ -72,6 +72,13 @@ def text_fault(value: Any, folder: Path) -> str:
     return ""
 
 
+def words_fault(value: Any, folder: Path) -> str:
+    """What the cell is instead of a list of words."""
+    if not isinstance(value, (list, tuple)):
+        return describe_value(value)
+    return next((f"{fault} in the list" for item in value if (fault := text_fault(item, folder))), "")
+
+
 def image_fault(value: Any, folder: Path) -> str:
     """What the cell is instead of an image, as far as that shows without decoding."""
     value = _content(value)
@@ -106,6 +113,7 @@ def _name_image(value: Any) -> str:
 EXPECTED: dict[str, tuple[str, Callable[[Any, Path], str]]] = {
     "text": ("text", text_fault),
     "text_pair": ("text", text_fault),
+    "tokens": ("a list of words", words_fault),
     "image": ("an image, or the path of one,", image_fault),
 }
 READERS: dict[str, Callable[[Any, Path], Any]] = {"image": read_image}

@@ -22,7 +22,7 @@ from hf_sft.errors import EnvironmentProblem, Finding, HfSftError
 from hf_sft.table_files.source import Row
 
 STANDARD_OUTPUT = "-"
-JOIN = "|"  # between several labels in one cell of a csv file
+JOIN = "|"  # between several labels in one cell of a csv file; where one holds it, the cell is JSON
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,7 +195,7 @@ def _as_cell(value: Any) -> Any:
     if value is None or (isinstance(value, (str, int, float)) and not isinstance(value, bool)):
         return value
     value = _plain(value)
-    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+    if isinstance(value, list) and all(isinstance(item, str) and JOIN not in item for item in value):
         return JOIN.join(value)
     return value if isinstance(value, str) or value is None else _as_json(value)
 

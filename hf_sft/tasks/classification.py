@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pyarrow
 import torch
 from numpy.typing import NDArray
 
-from hf_sft.data.labels import Labels
+from hf_sft.data.labels import LabelColumn, Labels, decide_labels
+from hf_sft.metrics.classification import per_class
 from hf_sft.metrics.metric import Outcome
+from hf_sft.recipe import Recipe
 from hf_sft.tasks.class_weights import balance_classes, balance_presence
 from hf_sft.tasks.losses import count_class_weights, count_rows, multi_losses, single_losses
 from hf_sft.tasks.task import Batch, Penalty, Problem, Rows
@@ -59,11 +62,11 @@ def _single_outcome(rows: Rows, targets: NDArray, labels: Labels) -> Outcome:
     )
 
 
-def _majority(targets: NDArray, num_rows: int, labels: Labels) -> Rows:
+def _majority(targets: NDArray, answered: NDArray, labels: Labels) -> Rows:
     frequencies = np.bincount(targets, minlength=len(labels.names)) / max(len(targets), 1)
     return {
-        "scores": np.tile(frequencies, (num_rows, 1)),
-        "predictions": np.full(num_rows, frequencies.argmax(), dtype=np.int64),
+        "scores": np.tile(frequencies, (len(answered), 1)),
+        "predictions": np.full(len(answered), frequencies.argmax(), dtype=np.int64),
     }
 
 
@@ -103,9 +106,9 @@ def _multi_outcome(rows: Rows, targets: NDArray, labels: Labels) -> Outcome:
     )
 
 
-def _prevalence(targets: NDArray, num_rows: int, labels: Labels) -> Rows:
+def _prevalence(targets: NDArray, answered: NDArray, labels: Labels) -> Rows:
     frequencies = targets.mean(0) if len(targets) else np.zeros(len(labels.names))
-    scores = np.tile(frequencies, (num_rows, 1)).astype(float)
+    scores = np.tile(frequencies, (len(answered), 1)).astype(float)
     return {"scores": scores, "predictions": scores >= 0.5}
 
 
@@ -159,9 +162,37 @@ def _number_outcome(rows: Rows, targets: NDArray, labels: Labels) -> Outcome:
     )
 
 
-def _mean(targets: NDArray, num_rows: int, labels: Labels) -> Rows:
-    values = np.full(num_rows, targets.mean() if len(targets) else 0.0)
+def _mean(targets: NDArray, answered: NDArray, labels: Labels) -> Rows:
+    values = np.full(len(answered), targets.mean() if len(targets) else 0.0)
     return {"scores": values, "predictions": values}
+
+
+# all of them
+
+
+def decide(columns: Mapping[str, LabelColumn], recipe: Recipe) -> tuple[Labels, list[str]]:
+    """The label map of a classification task."""
+    return decide_labels(columns, recipe.dataset)
+
+
+def _per_label(outcome: Outcome, labels: Labels) -> dict[str, dict[str, float]]:
+    return per_class(outcome, labels.names)
+
+
+def _one_name(labels: Labels) -> dict[str, pyarrow.DataType]:
+    return {"prediction": pyarrow.string(), **_score_columns(labels)}
+
+
+def _several_names(labels: Labels) -> dict[str, pyarrow.DataType]:
+    return {"prediction": pyarrow.list_(pyarrow.string()), **_score_columns(labels)}
+
+
+def _one_number(labels: Labels) -> dict[str, pyarrow.DataType]:
+    return {"prediction": pyarrow.float64()}
+
+
+def _score_columns(labels: Labels) -> dict[str, pyarrow.DataType]:
+    return {f"score_{name}": pyarrow.float64() for name in labels.names}
 
 
 PROBLEMS: dict[Any, Problem] = {
@@ -174,6 +205,9 @@ PROBLEMS: dict[Any, Problem] = {
         decode=_decode_single,
         outcome=_single_outcome,
         baseline=_majority,
+        answers=_one_name,
+        per_class=_per_label,
+        ranked=True,
     ),
     "multi_label": Problem(
         problem_type="multi_label_classification",
@@ -184,6 +218,9 @@ PROBLEMS: dict[Any, Problem] = {
         decode=_decode_multi,
         outcome=_multi_outcome,
         baseline=_prevalence,
+        answers=_several_names,
+        per_class=_per_label,
+        ranked=True,
         calibrate=_choose_thresholds,
     ),
     "regression": Problem(
@@ -194,6 +231,7 @@ PROBLEMS: dict[Any, Problem] = {
         decode=_decode_number,
         outcome=_number_outcome,
         baseline=_mean,
+        answers=_one_number,
     ),
 }
 
@@ -206,7 +244,7 @@ def collate_targets(features: Sequence[Batch]) -> dict[str, torch.Tensor]:
     return batch
 
 
-def write_rows(rows: Rows, labels: Labels) -> dict[str, Any]:
+def write_rows(rows: Rows, labels: Labels, recipe: Recipe | None = None, source: Any = None) -> dict[str, Any]:
     """Columns of a predictions file: reference and prediction as names, the score of each label, the row's loss."""
     names = np.asarray(labels.names, dtype=object)
 

@@ -14,13 +14,13 @@ from transformers import AutoImageProcessor
 from transformers.image_utils import load_image
 
 from hf_sft.data.bad_rows import MOST_LOOKED_AT, Fault, looked_at
-from hf_sft.data.columns import columns_of
+from hf_sft.data.columns import columns_of, label_column
 from hf_sft.data.pictures import picture_faults
 from hf_sft.data.quality import inspect_images
 from hf_sft.data.splits import Split
 from hf_sft.errors import DataError, Finding
 from hf_sft.recipe import Processor, Recipe
-from hf_sft.tasks.classification import PROBLEMS, collate_targets, write_rows
+from hf_sft.tasks.classification import PROBLEMS, collate_targets, decide, write_rows
 from hf_sft.tasks.task import Batch, Task
 
 
@@ -132,6 +132,8 @@ def _pixels(processor: Any) -> int:
 IMAGE_CLASSIFICATION = Task(
     name="image-classification",
     columns={"image": True, "label": True},
+    read_labels=label_column,
+    decide_labels=decide,
     problems=PROBLEMS,
     auto_model="AutoModelForImageClassification",
     load_processor=_load_image_processor,

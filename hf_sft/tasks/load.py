@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 
 from hf_sft.data.augment import configure_augment
 from hf_sft.data.bad_rows import BadRow, Fault, name_rows, refuse
-from hf_sft.data.columns import check_columns, columns_of, label_column
-from hf_sft.data.labels import LabelColumn, Labels, decide_labels, targets_as_names
+from hf_sft.data.columns import check_columns, columns_of
+from hf_sft.data.labels import LabelColumn, Labels, targets_as_names
 from hf_sft.data.load import load_source
 from hf_sft.data.mixing import Mixing
 from hf_sft.data.rows import Rows, row_lengths
 from hf_sft.data.splits import Split, cut_validation, sample_positions, select_splits
-from hf_sft.errors import DataError, Finding
+from hf_sft.errors import DataError, Finding, RecipeError
 from hf_sft.recipe import Recipe
 from hf_sft.tasks.stream import SHUFFLE_BUFFER, StreamRows, open_stream
 from hf_sft.tasks.task import Task
@@ -60,13 +60,15 @@ class TaskData:
 class Inputs:
     """A split as the model reads it. lengths: int64 [N], what each row costs; targets: None where unlabelled.
 
-    Of a stream there are rows alone: lengths and row_ids are empty, targets None.
+    source: the columns that the rows are made from. Of a stream there are rows alone: lengths and row_ids are empty,
+    targets and source None.
     """
 
     rows: Any  # data.rows.Rows, or tasks.stream.StreamRows
     lengths: NDArray
     targets: NDArray | None
     row_ids: NDArray
+    source: Dataset | None = None
 
     @property
     def size(self) -> int | None:
@@ -82,14 +84,16 @@ class Inputs:
 
 def load_data(recipe: Recipe, task: Task, data: Mapping[str, Any] | None = None) -> TaskData:
     """Raises DataError for what cannot be read, columns that are missing, labels that are missing or of one class."""
+    _check_task(recipe, task)
     if recipe.dataset.streaming and data is None:
         return _load_stream(recipe, task)
     source, origin = load_source(recipe, data)
     raw = select_splits(source, recipe.dataset)
     splits, columns, notes = {}, {}, []
     for role, split in raw.items():
-        check_columns(split.rows.column_names, _needed(task, role), recipe, f"the {role} split ({split.source})")
-        column = label_column(split.rows, recipe.dataset)
+        needed = _needed(task, role, recipe)
+        check_columns(split.rows.column_names, needed, recipe, f"the {role} split ({split.source})")
+        column = task.read_labels(split.rows, recipe.dataset)
         if column is None or column.unlabelled:
             if role == "train":
                 fix = "name the column that holds the labels, or another split"
@@ -102,7 +106,7 @@ def load_data(recipe: Recipe, task: Task, data: Mapping[str, Any] | None = None)
             columns[role] = column
         splits[role] = split
     bad = drop_unlabelled_rows(splits, columns, recipe)
-    labels, label_notes = decide_labels(columns, recipe.dataset)
+    labels, label_notes = task.decide_labels(columns, recipe)
     labelled = {
         role: _with_labels(role, split, columns.get(role), labels, recipe, notes) for role, split in splits.items()
     }
@@ -118,6 +122,17 @@ def load_data(recipe: Recipe, task: Task, data: Mapping[str, Any] | None = None)
     bad += unreadable
     notes += [*_count(bad), *_check_train(ready["train"], labels, label_notes)]
     return TaskData(splits=ready, labels=labels, origin=origin, notes=(*label_notes, *notes), bad_rows=tuple(bad))
+
+
+def _check_task(recipe: Recipe, task: Task) -> None:
+    """Raises RecipeError for keys of the data section that have no meaning for the task."""
+    problem = recipe.dataset.problem
+    if problem is not None and problem not in task.problems:
+        expected, fix = f"a problem of {task.name}: {', '.join(task.problems)}", "leave it out: it is decided once"
+        raise RecipeError(Finding(place="dataset.problem", expected=expected, found=problem, fix=fix))
+    if recipe.dataset.streaming and not task.streams:
+        expected, fix = f"false for {task.name}", "leave it out: the rows are read from disk as they are needed anyway"
+        raise RecipeError(Finding(place="dataset.streaming", expected=expected, found="true", fix=fix))
 
 
 def _check_train(train: LabelledSplit, labels: Labels, said: Sequence[str]) -> list[str]:
@@ -149,11 +164,13 @@ def drop_unlabelled_rows(splits: dict[str, Split], columns: dict[str, LabelColum
         if not missing:
             continue
         kind = "is empty (null, or -1 of a ClassLabel)" if column.class_names else "is empty (null)"
-        faults = [Fault(position=position, role="label", column=name, kind=kind) for position in missing]
+        said = {fault.position: fault for fault in column.faults}
+        empty = [Fault(position=position, role="label", column=name, kind=kind) for position in missing]
+        faults = [said.get(fault.position, fault) for fault in empty]
         bad += name_rows(role, splits[role].source, splits[role].row_ids, faults)
         kept = np.setdiff1d(np.arange(len(column.values)), missing)
         splits[role] = splits[role].take(kept)
-        columns[role] = replace(column, values=[column.values[position] for position in kept])
+        columns[role] = replace(column, values=[column.values[position] for position in kept], faults=())
     if bad and recipe.dataset.on_bad_row == "error":
         raise refuse(bad)
     return bad
@@ -188,18 +205,19 @@ def _count(bad: Sequence[BadRow]) -> list[str]:
     return [f"{role}: {number:,} bad rows skipped: {why}" for (role, why), number in counts.items()]
 
 
-def _needed(task: Task, role: str) -> dict[str, bool]:
+def _needed(task: Task, role: str, recipe: Recipe) -> dict[str, bool]:
     """Columns of a split, required or not; a test split may lack its labels, whatever the recipe calls them."""
-    return {name: required for name, required in task.columns.items() if name != "label" or role != "test"}
+    roles = task.roles(recipe.dataset.columns)
+    return {name: required for name, required in roles.items() if name != "label" or role != "test"}
 
 
 def _load_stream(recipe: Recipe, task: Task) -> TaskData:
     stream, notes = open_stream(recipe, task), [f"training rows are streamed, {SHUFFLE_BUFFER:,} at a time"]
     splits, columns = {}, {}
     for role, rows in stream.evaluated.items():
-        check_columns(rows.column_names, _needed(task, role), recipe, f"the {role} split")
+        check_columns(rows.column_names, _needed(task, role, recipe), recipe, f"the {role} split")
         splits[role] = Split(rows=rows, row_ids=np.arange(len(rows)), source=role)
-        column = label_column(rows, recipe.dataset)
+        column = task.read_labels(rows, recipe.dataset)
         if column is not None and not column.unlabelled:
             columns[role] = column
     bad = drop_unlabelled_rows(splits, columns, recipe)
@@ -263,20 +281,24 @@ def make_inputs(
     split, augment, mixing = part.split, None, None
     targets = None if part.entries is None else task.problems[labels.problem].encode(list(part.entries), labels)
     transform = task.transform(processor, recipe)
-    inputs = [column for role in task.columns if role != "label" for column in _present(split.rows, recipe, role)]
+    roles = [role for role in task.roles(recipe.dataset.columns) if role != "label"]
+    inputs = [column for role in roles for column in _present(split.rows, recipe, role)]
+    source, row_ids = split.rows.select_columns(inputs), split.row_ids
     if augmented:
         entries, pixels = recipe.augmentations, task.pixels(processor)
         augment = configure_augment(entries, inputs, seed=recipe.seed, pixels=pixels, opened=task.opened)
         mixing = _configure_mixing(recipe, labels)
-    columns, ids = split.rows.select_columns(inputs), split.row_ids
-    raw = Rows(columns, transform, targets, augment=augment, mixing=mixing, row_ids=ids)
+    raw = Rows(source, transform, targets, augment=augment, mixing=mixing, row_ids=row_ids)
     if task.ahead:
         with PartialState().main_process_first():
             mapped = split.rows.map(transform, batched=True, remove_columns=split.rows.column_names)
+            if augmented and task.parts is not None and targets is not None:
+                mapped, targets, positions = task.parts(mapped, targets)
+                source, row_ids = source.select(positions), row_ids[positions]
         rows, lengths = Rows(mapped, None, targets) if augment is None else raw, row_lengths(mapped, task.length)
     else:
         rows, lengths = raw, row_lengths(raw.rows, task.length)
-    return Inputs(rows=rows, lengths=lengths, targets=targets, row_ids=split.row_ids)
+    return Inputs(rows=rows, lengths=lengths, targets=targets, row_ids=row_ids, source=source)
 
 
 def _configure_mixing(recipe: Recipe, labels: Labels) -> Mixing | None:
@@ -298,7 +320,8 @@ def take_inputs(inputs: Inputs, positions: NDArray) -> Inputs:
     ids, own = inputs.row_ids[positions], inputs.rows
     chosen = own.rows.select(positions)
     rows = Rows(chosen, own.transform, targets, augment=own.augment, mixing=own.mixing, row_ids=ids)
-    return Inputs(rows=rows, lengths=inputs.lengths[positions], targets=targets, row_ids=ids)
+    source = None if inputs.source is None else inputs.source.select(positions)
+    return Inputs(rows=rows, lengths=inputs.lengths[positions], targets=targets, row_ids=ids, source=source)
 
 
 def stream_inputs(rows: IterableDataset, recipe: Recipe, task: Task, labels: Labels, processor: Any) -> Inputs:

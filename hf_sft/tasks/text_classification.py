@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from transformers import AutoTokenizer
 
 from hf_sft.data.bad_rows import Fault, null_faults
-from hf_sft.data.columns import check_texts, columns_of, joined
+from hf_sft.data.columns import check_texts, columns_of, joined, label_column
 from hf_sft.data.quality import inspect_texts
 from hf_sft.data.splits import Split
 from hf_sft.errors import Finding, ModelError, RecipeError
 from hf_sft.recipe import Recipe
-from hf_sft.tasks.classification import PROBLEMS, collate_targets, write_rows
+from hf_sft.tasks.classification import PROBLEMS, collate_targets, decide, write_rows
 from hf_sft.tasks.task import Batch, Task
 
 DEFAULT_MAX_LENGTH = 512  # padding follows the longest text of a batch, so that a high limit costs short texts nothing
@@ -26,7 +26,7 @@ COUNTED_FROM_PADDING = (
 )  # fmt: skip
 
 
-def _load_tokenizer(source: str, recipe: Recipe, config: Any, trust_remote_code: bool) -> Any:
+def load_tokenizer(source: str, recipe: Recipe, config: Any, trust_remote_code: bool) -> Any:
     tokenizer = AutoTokenizer.from_pretrained(
         source, revision=recipe.model.revision, trust_remote_code=trust_remote_code
     )
@@ -40,7 +40,7 @@ def _load_tokenizer(source: str, recipe: Recipe, config: Any, trust_remote_code:
             raise ModelError(Finding(place="model.name", expected="a tokenizer that can pad", found=found))
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "right"
-    limit = _longest_input(tokenizer, config)
+    limit = longest_input(tokenizer, config)
     asked = recipe.processor.max_length
     if asked is not None and asked > limit:
         fix = f"set processor.max_length to at most {limit}"
@@ -51,7 +51,7 @@ def _load_tokenizer(source: str, recipe: Recipe, config: Any, trust_remote_code:
     return tokenizer
 
 
-def _longest_input(tokenizer: Any, config: Any) -> int:
+def longest_input(tokenizer: Any, config: Any) -> int:
     """Tokens the model has positions for. RoBERTa's family counts positions from the padding id on."""
     positions = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None) or 0
     if "roberta" in config.model_type or config.model_type in COUNTED_FROM_PADDING:
@@ -59,7 +59,7 @@ def _longest_input(tokenizer: Any, config: Any) -> int:
     return int(positions) if positions > 0 else 10**6  # XLNet says -1: any length
 
 
-def _fit_model(model: Any, tokenizer: Any) -> None:
+def fit_model(model: Any, tokenizer: Any) -> None:
     model.config.pad_token_id = tokenizer.pad_token_id
 
 
@@ -119,27 +119,29 @@ def _collate(tokenizer: Any, features: Sequence[Mapping[str, Any]]) -> dict[str,
     return dict(tokenizer.pad(inputs, return_tensors="pt")) | collate_targets(features)
 
 
-def _no_pixels(tokenizer: Any) -> int:
+def no_pixels(tokenizer: Any) -> int:
     return 0
 
 
 TEXT_CLASSIFICATION = Task(
     name="text-classification",
     columns={"text": True, "text_pair": False, "label": True},
+    read_labels=label_column,
+    decide_labels=decide,
     problems=PROBLEMS,
     auto_model="AutoModelForSequenceClassification",
-    load_processor=_load_tokenizer,
-    fit_model=_fit_model,
+    load_processor=load_tokenizer,
+    fit_model=fit_model,
     prepare=_prepare,
     find_faults=_find_faults,
     inspect=inspect_texts,
     full_lengths=_full_lengths,
-    longest_input=_longest_input,
+    longest_input=longest_input,
     transform=_configure_transform,
     ahead=True,
     collate=_configure_collate,
     length="input_ids",
     write=write_rows,
     opened=str,
-    pixels=_no_pixels,
+    pixels=no_pixels,
 )

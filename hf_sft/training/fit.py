@@ -26,7 +26,7 @@ from hf_sft.training.cache_plan import decide
 from hf_sft.training.callbacks import Progress
 from hf_sft.training.interpolation import Curve, interpolate, keep_start
 from hf_sft.training.precision import note_precision
-from hf_sft.training.probe import Probe, before_training, probed_splits, solve_head, solves
+from hf_sft.training.probe import Probe, before_training, probed_splits, refuse_problem, solve_head, solves
 from hf_sft.training.stopping import StopOnRequest
 from hf_sft.training.trainer import LossNotFinite, SftTrainer, Validation, measure
 
@@ -57,6 +57,7 @@ def train(job: Job, directory: RunDirectory, callbacks: Sequence[Any] = (), *, w
     Frozen layers are computed once for all epochs, where that pays. with_probe: a linear probe is measured before, to
     compare with.
     """
+    refuse_problem(job.recipe, job.labels.problem, asked=with_probe)
     plan = decide(job, probed=probed_splits(job.recipe, asked=with_probe))
     with replaying(job, plan) as work:
         if solves(job.recipe):

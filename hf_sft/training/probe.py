@@ -19,6 +19,7 @@ from hf_sft.data.rows import Rows
 from hf_sft.errors import Finding, RecipeError
 from hf_sft.features import extract_features
 from hf_sft.modeling.anatomy import output_layers
+from hf_sft.modeling.convex import METHODS
 from hf_sft.modeling.linear_probe import Solved, has_bias, new_below_output, solve, write_head
 from hf_sft.modeling.rules import Rule
 from hf_sft.recipe import Objective, Recipe
@@ -63,6 +64,15 @@ def refuse_stream(recipe: Recipe) -> None:
         raise RecipeError(
             Finding(place="dataset.streaming", expected=expected, found="streaming: true, and a linear probe", fix=fix)
         )
+
+
+def refuse_problem(recipe: Recipe, problem: str, *, asked: bool = False) -> None:
+    """Raises RecipeError where a probe is wanted of a problem that has none."""
+    if problem in METHODS or not probed_splits(recipe, asked=asked):
+        return
+    place = "tuning.solver" if solves(recipe) else "tuning.warm_start" if recipe.tuning.warm_start else "with_probe"
+    expected, fix = f"a problem whose head can be solved: {', '.join(METHODS)}", "leave it out"
+    raise RecipeError(Finding(place=place, expected=expected, found=f"problem {problem}", fix=fix))
 
 
 def refuse_frozen_head(model: Any, rules: Mapping[str, Rule]) -> None:

@@ -22,7 +22,7 @@ from hf_sft.evaluation import Evaluator, model_inputs
 from hf_sft.modeling.parameter_groups import parameter_groups
 from hf_sft.modeling.tuning import Rule
 from hf_sft.recipe import Gradual, Recipe
-from hf_sft.tasks.task import Penalty, Problem
+from hf_sft.tasks.task import BESIDE_INPUTS, Penalty, Problem
 from hf_sft.training import averaging
 from hf_sft.training.arguments import DROPS_OPTIM_ARGS, make_optimizer, read_optim_args
 from hf_sft.training.callbacks import EpochLog
@@ -175,7 +175,7 @@ class SftTrainer(Trainer):
     ) -> Any:
         for module in self.turns.frozen:
             module.training = False
-        batch = {name: inputs.pop(name) for name in ("labels", "weight")}
+        batch = {name: inputs.pop(name) for name in BESIDE_INPUTS if name in inputs}
         outputs = model(**model_inputs(inputs, self.args.device, self.evaluator.channels_last))
         total, items = self.problem.objective(outputs, batch, self.penalty)
         self.losses = self.losses + torch.stack([total.detach(), items.to(total)])

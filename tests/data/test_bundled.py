@@ -31,7 +31,7 @@ def words(reviews: DatasetDict) -> list[list[str]]:
 
 
 def test_bundled_names_are_found_with_and_without_the_prefix() -> None:
-    assert set(BUNDLED) == {"reviews", "digits"}
+    assert set(BUNDLED) == {"reviews", "digits", "entities"}
     assert load_bundled("reviews")["test"][:] == load_bundled("bundled:reviews")["test"][:]
     with pytest.raises(RecipeError) as caught:
         load_bundled("bundled:digit")
@@ -166,3 +166,36 @@ def test_digits_load_for_image_classification() -> None:
     found = load({"path": "bundled:digits"}, task="image-classification")
     assert found.labels.names == tuple(str(digit) for digit in range(10))
     assert set(found.splits) == {"train", "validation", "test"}
+
+
+# entities
+
+
+def test_sentences_have_words_and_tags_of_four_types() -> None:
+    found = load_bundled("entities")
+    assert [len(rows) for rows in found.values()] == [548, 100, 162]
+    for rows in found.values():
+        kinds: Counter[str] = Counter()
+        for row in rows:
+            assert len(row["tokens"]) == len(row["ner_tags"]) >= 3
+            before = "O"
+            for tag in row["ner_tags"]:
+                assert tag == "O" or tag[0] == "B" or before[1:] == tag[1:], row
+                before = tag
+                kinds[tag[2:]] += tag[0] == "B"
+        assert set(kinds) == {"", "PER", "LOC", "ORG", "DATE"}
+        assert min(kinds[kind] for kind in ("PER", "LOC", "ORG", "DATE")) >= 40
+
+
+def test_no_sentence_stands_in_two_splits_with_other_names() -> None:
+    """Compared by the words outside of every entity, articles left out."""
+    frames: dict[str, set[str]] = {}
+    texts: Counter[str] = Counter()
+    for split, rows in load_bundled("entities").items():
+        for row in rows:
+            texts[" ".join(row["tokens"])] += 1
+            pairs = zip(row["tokens"], row["ner_tags"], strict=True)
+            frame = " ".join(word.lower() for word, tag in pairs if tag == "O" and word.lower() != "the")
+            frames.setdefault(frame, set()).add(split)
+    assert len(frames) >= 150 and {len(splits) for splits in frames.values()} == {1}
+    assert set(texts.values()) == {1}

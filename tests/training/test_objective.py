@@ -188,7 +188,7 @@ def test_the_baseline_knows_the_training_labels_alone(problem):
         "multi_label": np.array([[1, 0, 0], [1, 1, 0], [1, 0, 0], [0, 0, 0]], dtype=np.float32),
         "regression": np.array([1.0, 2.0, 6.0], dtype=np.float32),
     }[problem]
-    rows = PROBLEMS[problem].baseline(targets, 5, LABELS[problem])
+    rows = PROBLEMS[problem].baseline(targets, np.zeros(5), LABELS[problem])
     expected = {
         "single_label": ([0.25, 0.5, 0.25], 1),
         "multi_label": ([0.75, 0.25, 0.0], [True, False, False]),

@@ -29,7 +29,7 @@ def run(family: str, problem: str, models: Path, folder: Path, training: dict[st
         family,
         models,
         folder,
-        model={"config": NO_DROPOUT if family == "bert" else {}},
+        model={"config": NO_DROPOUT if family.startswith("bert") else {}},
         dataset={"validation_fraction": 0.2},
         tuning={"strategy": "head" if family == "resnet" else "full"},
         training={"logging_steps": 1, "per_device_eval_batch_size": 4, **training},
@@ -51,6 +51,7 @@ def run(family: str, problem: str, models: Path, folder: Path, training: dict[st
         ("bert", "single_label", {"per_device_train_batch_size": 8}),
         ("bert", "regression", {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}),
         ("vit", "multi_label", {"per_device_train_batch_size": 8}),
+        ("bert_tags", "tags", {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}),
         ("resnet", "single_label", {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4}),
     ],
 )

@@ -38,7 +38,7 @@ def course(found: Trained) -> tuple[Any, ...]:
     return step_entries(found.log), epoch_entries(found.log, evaluated=True), found.best_step
 
 
-@pytest.mark.parametrize("family", ["bert", "vit"])
+@pytest.mark.parametrize("family", ["bert", "vit", "bert_tags"])
 @pytest.mark.parametrize(
     "stops, training",
     [

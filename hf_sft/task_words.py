@@ -1,0 +1,31 @@
+"""How the tasks are spoken of and asked, in cards and summaries."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskWords:
+    """thing: what the model is given; example: one, as Python; options: what pipeline() needs besides."""
+
+    thing: str
+    example: str
+    options: Mapping[str, object] = field(default_factory=dict)
+
+    def call(self) -> str:
+        """The options as arguments of a call, each after a comma."""
+        return "".join(
+            f', {name}="{value}"' if isinstance(value, str) else f", {name}={value}"
+            for name, value in self.options.items()
+        )
+
+
+WORDS: dict[str, TaskWords] = {
+    "text-classification": TaskWords(thing="a text", example='"a text"', options={"truncation": True}),
+    "image-classification": TaskWords(thing="an image", example='"path/to/image.png"'),
+    "token-classification": TaskWords(
+        thing="a text", example='"Ada Lovelace lived in London."', options={"aggregation_strategy": "first"}
+    ),
+}
