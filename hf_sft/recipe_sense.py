@@ -6,16 +6,8 @@ from typing import Any, get_args
 
 from hf_sft import training_keys
 from hf_sft.errors import nearest
-from hf_sft.recipe import (
-    AUGMENTATION_KEYS,
-    MIXED_TASKS,
-    OPTIONAL_STRATEGY_KEYS,
-    PROCESSOR_KEYS,
-    ROLES,
-    STRATEGY_KEYS,
-    Processor,
-    StrategyName,
-)
+from hf_sft.recipe import AUGMENTATION_KEYS, MIXED_TASKS, PROCESSOR_KEYS, ROLES, Processor
+from hf_sft.recipe_tuning import OPTIONAL_STRATEGY_KEYS, STRATEGY_KEYS, StrategyName
 
 Problem = tuple[tuple[str, ...], dict[str, str]]  # where in the recipe, and the parts of a Finding
 

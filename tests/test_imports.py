@@ -18,7 +18,7 @@ ROOT = Path(hf_sft.__file__).parent
 LAYERS = (
     ("errors",),
     ("yaml12", "training_keys", "packages", "console", "markdown", "secrets", "tables"),
-    ("recipe", "recipe_file", "recipe_mistakes", "recipe_sense"),
+    ("recipe_section", "recipe_tuning", "recipe", "recipe_file", "recipe_mistakes", "recipe_sense"),
     ("record",),
     ("environment", "hub_access", "launch", "data", "metrics", "modeling", "table_files"),
     ("tasks",),
@@ -43,7 +43,18 @@ LAYERS = (
 # Imports inside a function that point the other way: a record shows itself, a recipe reads itself, and so on.
 ALLOWED = {("record", "summary"), ("summary", "curves"), ("recipe", "recipe_file"), ("run", "cli")}
 LIGHT = ("errors", "yaml12", "training_keys", "packages", "console", "recipe", "recipe_file", "recipe_mistakes")
-LIGHT += ("recipe_sense", "record", "summary", "usage", "markdown", "tables", "cli", "__init__")
+LIGHT += (
+    "recipe_section",
+    "recipe_tuning",
+    "recipe_sense",
+    "record",
+    "summary",
+    "usage",
+    "markdown",
+    "tables",
+    "cli",
+    "__init__",
+)
 LIGHT += ("commands.show", "commands.run_tables", "commands.schema", "commands.env_report", "commands.cache")
 LIGHT += ("data.recorded",)
 HEAVY = {"torch", "transformers", "datasets", "accelerate", "evaluate", "timm", "sklearn", "scipy", "matplotlib"}

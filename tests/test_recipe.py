@@ -12,8 +12,9 @@ from pydantic import ValidationError
 from hf_sft.errors import Finding, RecipeError
 from hf_sft.metrics import METRICS
 from hf_sft.modeling.tuning import STRATEGIES
-from hf_sft.recipe import METRIC_NAMES, PROCESSOR_KEYS, ROLES, ProblemName, Processor, Recipe, StrategyName, TaskName
+from hf_sft.recipe import METRIC_NAMES, PROCESSOR_KEYS, ROLES, ProblemName, Processor, Recipe, TaskName
 from hf_sft.recipe_file import bundled_recipes
+from hf_sft.recipe_tuning import StrategyName
 from hf_sft.tasks import TASKS
 
 BASE = "task: text-classification\nmodel: {name: m}\ndataset: {path: p}\n"  # the smallest recipe; three lines

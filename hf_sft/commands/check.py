@@ -21,7 +21,8 @@ from hf_sft.modeling.block_table import block_table
 from hf_sft.modeling.build import Opened, open_model
 from hf_sft.modeling.convex import METHODS
 from hf_sft.modeling.parameter_groups import describe
-from hf_sft.recipe import Gradual, Recipe
+from hf_sft.recipe import Recipe
+from hf_sft.recipe_tuning import Gradual
 from hf_sft.rehearsal import Rehearsal, rehearse
 from hf_sft.run import as_recipe
 from hf_sft.tables import Table

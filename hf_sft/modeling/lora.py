@@ -19,7 +19,7 @@ from transformers.pytorch_utils import Conv1D
 
 from hf_sft.errors import Finding, ModelError, RecipeError, nearest
 from hf_sft.modeling.anatomy import Block, head_modules
-from hf_sft.recipe import Lora
+from hf_sft.recipe_tuning import Lora
 
 ADAPTER = "default"  # the name by which PEFT knows the one adapter of a model
 PLACE = "tuning.lora.targets"

@@ -10,7 +10,7 @@ from hf_sft.errors import Finding, RecipeError, nearest
 from hf_sft.modeling.anatomy import Block, find_blocks, head_parameters, output_layers
 from hf_sft.modeling.lora import adapter_parameters, add_adapters
 from hf_sft.modeling.rules import Rule, apply_rules
-from hf_sft.recipe import Gradual, Tuning
+from hf_sft.recipe_tuning import Gradual, Tuning
 
 Strategy = Callable[[Any, frozenset[str], Tuning], list[Rule]]  # model, parameters that start untrained, settings
 

@@ -17,7 +17,7 @@ from transformers.trainer_callback import TrainerControl, TrainerState
 from hf_sft.errors import Finding, RecipeError
 from hf_sft.modeling.parameter_groups import modules_within
 from hf_sft.modeling.rules import Rule
-from hf_sft.recipe import Gradual, Tuning
+from hf_sft.recipe_tuning import Gradual, Tuning
 
 MOST_SHOWN = 4  # turns in a line
 

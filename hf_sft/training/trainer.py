@@ -21,7 +21,8 @@ from hf_sft.errors import EnvironmentProblem, Finding, RecipeError
 from hf_sft.evaluation import Evaluator, model_inputs
 from hf_sft.modeling.parameter_groups import parameter_groups
 from hf_sft.modeling.tuning import Rule
-from hf_sft.recipe import Gradual, Recipe
+from hf_sft.recipe import Recipe
+from hf_sft.recipe_tuning import Gradual
 from hf_sft.tasks.task import BESIDE_INPUTS, Penalty, Problem
 from hf_sft.training import averaging
 from hf_sft.training.arguments import DROPS_OPTIM_ARGS, make_optimizer, read_optim_args

@@ -9,7 +9,7 @@ import torch
 import transformers
 from tiny import SIZE, TEXT_FAMILIES, save_image_model, save_text_model
 
-from hf_sft.recipe import Tuning
+from hf_sft.recipe_tuning import Tuning
 
 HEADS = {  # family -> the modules on top of its backbone
     "bert": ["classifier"],

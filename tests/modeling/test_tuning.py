@@ -13,7 +13,8 @@ from hf_sft.errors import RecipeError
 from hf_sft.modeling.anatomy import find_blocks, head_parameters
 from hf_sft.modeling.rules import Rule, apply_rules
 from hf_sft.modeling.tuning import STRATEGIES, decide
-from hf_sft.recipe import OPTIONAL_STRATEGY_KEYS, STRATEGY_KEYS, Recipe, StrategyName, Tuning
+from hf_sft.recipe import Recipe
+from hf_sft.recipe_tuning import OPTIONAL_STRATEGY_KEYS, STRATEGY_KEYS, StrategyName, Tuning
 from hf_sft.training.learning_rates import (
     HEAD,
     LAYER_DECAY_FACTOR,
