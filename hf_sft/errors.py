@@ -70,7 +70,7 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     valid = list(valid)
     close = difflib.get_close_matches(name, valid, n=1, cutoff=0.6)
     close = close or [entry for entry in valid if len(name) > 1 and name.lower() in entry.lower()]
-    if 1 <= len(close) <= 4:
+    if 1 <= len(close) <= 6:
         return f"did you mean {' or '.join(map(repr, close))}?"
     return "valid here: " + ", ".join(valid) if valid else ""
 
