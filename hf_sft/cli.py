@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, cast, get_a
 
 import typer
 
+from hf_sft.cli_candidates import ManyCandidates
 from hf_sft.cli_run import RunCommand, run_here, start_processes
 from hf_sft.console import escaped_json, onto_standard_output, prepare_streams, report_error
 from hf_sft.errors import Finding, HfSftError, RecipeError, nearest
@@ -82,6 +83,9 @@ def check(
     overrides: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Override keys.")] = None,
     fast: Annotated[bool, typer.Option("--fast", help="Stop before the model's weights are loaded.")] = False,
     full: Annotated[bool, typer.Option("--full", help="Look at every row, not at 10,000 of each split.")] = False,
+    with_probe: Annotated[
+        bool, typer.Option("--with-probe", help="Solve a head on the model's features, for the advice on the strategy.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
@@ -104,9 +108,47 @@ def check(
         from hf_sft.commands.check import check
 
         with _words_apart(as_json):
-            report = check(recipe, overrides or [], fast=fast, full=full, trust_remote_code=trust_remote_code)
+            looks = {"fast": fast, "full": full, "with_probe": with_probe}
+            report = check(recipe, overrides or [], **looks, trust_remote_code=trust_remote_code)
         _show_json(report.as_dict()) if as_json else _show(str(report))
         return 0 if report.ok else 2
+
+    _do(action)
+
+
+@app.command(no_args_is_help=True, cls=ManyCandidates, short_help="Which model and strategy suit a recipe's data.")
+def rank_models(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or bundled:<name>.")],
+    candidates: Annotated[
+        list[str],
+        typer.Option(
+            "--candidates",
+            metavar="MODEL...",
+            help="As in model.name; MODEL@random: drawn weights; '{name: ..., config: {...}}': a section model.",
+        ),
+    ],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Override keys.")] = None,
+    folds: Annotated[int, typer.Option(min=2, help="Of the linear probe.")] = 5,
+    rows: Annotated[int, typer.Option(min=2, help="Training rows that are looked at, at most.")] = 2000,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the ranking as JSON.")] = False,
+    trust_remote_code: TrustRemoteCode = False,
+) -> None:
+    """Probe each candidate on a sample of the training rows, frozen, and suggest one, with a strategy and the reason.
+
+    Example: hf-sft rank-models recipe.yaml --candidates google-bert/bert-base-uncased timm/resnet18@random
+    """
+
+    def action() -> int:
+        from hf_sft.recipe import Recipe
+
+        Recipe.load(recipe, overrides or [])  # mistakes are known before anything heavy is imported
+        from hf_sft.commands.rank_models import rank_models
+
+        options: dict[str, Any] = {"folds": folds, "rows": rows, "trust_remote_code": trust_remote_code}
+        with contextlib.redirect_stdout(sys.stderr):  # how far it has come
+            found = rank_models(recipe, candidates, overrides or [], **options)
+        _show_json(found.as_dict()) if as_json else _show(str(found))
+        return 0 if found.ranked else 2
 
     _do(action)
 

@@ -17,7 +17,7 @@ ROOT = Path(hf_sft.__file__).parent
 # A module imports from its own layer and from those above it in this table, never from those below.
 LAYERS = (
     ("errors",),
-    ("yaml12", "training_keys", "packages", "console", "markdown", "secrets", "tables"),
+    ("yaml12", "training_keys", "packages", "console", "markdown", "secrets", "tables", "advice"),
     ("recipe", "recipe_file", "recipe_mistakes", "recipe_sense"),
     ("record",),
     ("environment", "hub_access", "launch", "data", "metrics", "modeling", "table_files"),
@@ -27,12 +27,26 @@ LAYERS = (
     ("run",),
     ("guessing",),
     ("commands",),
-    ("__init__", "cli", "cli_run"),
+    ("__init__", "cli", "cli_run", "cli_candidates"),
 )
 # Imports inside a function that point the other way: a record shows itself, a recipe reads itself, and so on.
 ALLOWED = {("record", "summary"), ("summary", "curves"), ("recipe", "recipe_file"), ("run", "cli")}
 LIGHT = ("errors", "yaml12", "training_keys", "packages", "console", "recipe", "recipe_file", "recipe_mistakes")
-LIGHT += ("recipe_sense", "record", "summary", "usage", "markdown", "tables", "cli", "__init__")
+LIGHT += (
+    "advice",
+    "cli_candidates",
+    "commands.candidates",
+    "commands.ranking",
+    "recipe_sense",
+    "record",
+    "summary",
+    "usage",
+    "markdown",
+    "tables",
+    "cli",
+    "__init__",
+)
+LIGHT += ("advice", "cli_candidates", "commands.candidates", "commands.ranking")
 LIGHT += ("commands.show", "commands.run_tables", "commands.schema", "commands.env_report")
 HEAVY = {"torch", "transformers", "datasets", "accelerate", "evaluate", "timm", "sklearn", "scipy", "matplotlib"}
 HEAVY |= {"pandas", "pyarrow", "numpy", "PIL"}
