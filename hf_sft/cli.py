@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args
 
 import typer
 
+from hf_sft.cli_action import carry_out, print_json, print_text, read_mapping, read_pairs, words_apart
 from hf_sft.cli_cache import cache_commands
+from hf_sft.cli_candidates import ManyCandidates
 from hf_sft.cli_run import RunCommand, run_here, start_processes
 from hf_sft.console import escaped_json, onto_standard_output, prepare_streams, report_error
 from hf_sft.errors import Finding, HfSftError, RecipeError, nearest
@@ -48,7 +49,7 @@ def _options(
     if version:
         from importlib.metadata import version as installed
 
-        _show(installed("hf-sft"))
+        print_text(installed("hf-sft"))
         raise typer.Exit
 
 
@@ -83,6 +84,9 @@ def check(
     overrides: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Override keys.")] = None,
     fast: Annotated[bool, typer.Option("--fast", help="Stop before the model's weights are loaded.")] = False,
     full: Annotated[bool, typer.Option("--full", help="Look at every row, not at 10,000 of each split.")] = False,
+    with_probe: Annotated[
+        bool, typer.Option("--with-probe", help="Solve a head on the model's features, for the advice on the strategy.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
@@ -100,16 +104,60 @@ def check(
             if not as_json:
                 raise
             errors = [vars(finding) for finding in error.findings]
-            _show_json({"recipe": recipe, "ok": False, "errors": errors, "warnings": []})
+            print_json({"recipe": recipe, "ok": False, "errors": errors, "warnings": []})
             return error.exit_code
         from hf_sft.commands.check import check
 
-        with _words_apart(as_json):
-            report = check(recipe, overrides or [], fast=fast, full=full, trust_remote_code=trust_remote_code)
-        _show_json(report.as_dict()) if as_json else _show(str(report))
+        with words_apart(as_json):
+            report = check(
+                recipe,
+                overrides or [],
+                fast=fast,
+                full=full,
+                with_probe=with_probe,
+                trust_remote_code=trust_remote_code,
+            )
+        print_json(report.as_dict()) if as_json else print_text(str(report))
         return 0 if report.ok else 2
 
-    _do(action)
+    carry_out(action)
+
+
+@app.command(no_args_is_help=True, cls=ManyCandidates, short_help="Which model and strategy suit a recipe's data.")
+def rank_models(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or bundled:<name>.")],
+    candidates: Annotated[
+        list[str],
+        typer.Option(
+            "--candidates",
+            metavar="MODEL...",
+            help="As in model.name; MODEL@random: drawn weights; '{name: ..., config: {...}}': a section model.",
+        ),
+    ],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Override keys.")] = None,
+    folds: Annotated[int, typer.Option(min=2, help="Of the linear probe.")] = 5,
+    rows: Annotated[int, typer.Option(min=2, help="Training rows that are looked at, at most.")] = 2000,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the ranking as JSON.")] = False,
+    trust_remote_code: TrustRemoteCode = False,
+) -> None:
+    """Probe each candidate on a sample of the training rows, frozen, and suggest one, with a strategy and the reason.
+
+    Example: hf-sft rank-models recipe.yaml --candidates google-bert/bert-base-uncased timm/resnet18@random
+    """
+
+    def action() -> int:
+        from hf_sft.recipe import Recipe
+
+        Recipe.load(recipe, overrides or [])  # mistakes are known before anything heavy is imported
+        from hf_sft.commands.rank_models import rank_models
+
+        options: dict[str, Any] = {"folds": folds, "rows": rows, "trust_remote_code": trust_remote_code}
+        with contextlib.redirect_stdout(sys.stderr):  # how far it has come
+            found = rank_models(recipe, candidates, overrides or [], **options)
+        print_json(found.as_dict()) if as_json else print_text(str(found))
+        return 0 if found.ranked else 2
+
+    carry_out(action)
 
 
 @app.command(no_args_is_help=True, short_help="Metrics of a saved model on any data.")
@@ -148,26 +196,26 @@ def evaluate(
 
         if output is not None:
             check_predictions_file(output, overwrite=overwrite)
-        with _words_apart(as_json), said_with_flags(data=data is not None):
+        with words_apart(as_json), said_with_flags(data=data is not None):
             found = evaluate(
                 model,
                 data=data,
                 split=split,
                 by=by,
-                columns=_pairs(columns, "--columns"),
+                columns=read_pairs(columns, "--columns"),
                 metrics=metrics or (),
-                label_map=_mapping(label_map, "--label-map"),
-                options=_pairs(options, "--option"),
+                label_map=read_mapping(label_map, "--label-map"),
+                options=read_pairs(options, "--option"),
                 on_bad_row=cast("Literal['error', 'skip']", on_bad_row),
                 batch_size=batch_size,
                 trust_remote_code=trust_remote_code,
             )
             if output is not None:
                 found.write_predictions(output, overwrite=overwrite)
-        _show_json(found.as_dict()) if as_json else _show(str(found))
+        print_json(found.as_dict()) if as_json else print_text(str(found))
         return 0
 
-    _do(action)
+    carry_out(action)
 
 
 @app.command(no_args_is_help=True, short_help="Label a file, a folder or lines of text.")
@@ -199,10 +247,10 @@ def predict(
             model,
             inputs,
             output,
-            columns=_pairs(columns, "--columns"),
+            columns=read_pairs(columns, "--columns"),
             top_k=top_k,
             batch_size=batch_size,
-            options=_pairs(options, "--option"),
+            options=read_pairs(options, "--option"),
             prefix=prefix,
             overwrite=overwrite,
             trust_remote_code=trust_remote_code,
@@ -210,7 +258,7 @@ def predict(
         print(found, file=sys.stderr, flush=True)
         return 0
 
-    _do(action)
+    carry_out(action)
 
 
 @app.command(no_args_is_help=True, short_help="Write a recipe for a data set.")
@@ -233,16 +281,16 @@ def init(
         from hf_sft.commands.init import list_embedded, write_recipe
 
         if embedded:
-            _show(list_embedded())
+            print_text(list_embedded())
             return 0
         if data is None:
             raise RecipeError(Finding(place="DATA", expected="a data set, or --list", found="nothing"))
         text = write_recipe(data, output=output, task=_task(task), force=force, name=name)
         if output is None:
-            _show(text.rstrip("\n"))
+            print_text(text.rstrip("\n"))
         return 0
 
-    _do(action)
+    carry_out(action)
 
 
 @app.command(short_help="Print the JSON Schema of a recipe.")
@@ -255,10 +303,10 @@ def schema() -> None:
     def action() -> int:
         from hf_sft.commands.schema import as_text
 
-        _show(as_text().rstrip("\n"))
+        print_text(as_text().rstrip("\n"))
         return 0
 
-    _do(action)
+    carry_out(action)
 
 
 @app.command(no_args_is_help=True, short_help="Tables of one run or several.")
@@ -275,10 +323,10 @@ def show(
         from hf_sft.commands.show import show
 
         found = show(runs)
-        _show(escaped_json(found.as_json()) if as_json else str(found))
+        print_text(escaped_json(found.as_json()) if as_json else str(found))
         return 0
 
-    _do(action)
+    carry_out(action)
 
 
 @app.command(short_help="What a bug report needs.")
@@ -292,10 +340,10 @@ def env(as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON."
         from hf_sft.commands.env_report import as_text, describe_environment
 
         found = describe_environment()
-        _show_json(found) if as_json else _show(as_text(found))
+        print_json(found) if as_json else print_text(as_text(found))
         return 0
 
-    _do(action)
+    carry_out(action)
 
 
 def _task(name: str | None) -> TaskName | None:
@@ -307,71 +355,13 @@ def _task(name: str | None) -> TaskName | None:
     return cast("TaskName | None", name)
 
 
-def _pairs(given: list[str] | None, flag: str) -> dict[str, Any]:
-    """`key=value` words as a mapping; a value with commas is a list, numbers and true are what they look like."""
-    found: dict[str, Any] = {}
-    for word in given or []:
-        key, sign, value = word.partition("=")
-        if not (sign and key and value):
-            raise RecipeError(Finding(place=flag, expected="name=value", found=word))
-        found[key] = value.split(",") if "," in value and len(value) > 1 else value
-    return found
-
-
-def _mapping(text: str | None, flag: str) -> dict[Any, Any] | None:
-    if text is None:
-        return None
-    from hf_sft.yaml12 import parse
-
-    content, _, findings = parse(text, lambda line, column: flag)
-    if findings or not isinstance(content, dict):
-        raise RecipeError(findings or Finding(place=flag, expected="'{from: to, ...}'", found=text))
-    return content
-
-
-@contextlib.contextmanager
-def _words_apart(apart: bool) -> Iterator[None]:
-    """Words go to standard error, so that standard output holds JSON alone."""
-    with contextlib.redirect_stdout(sys.stderr) if apart else contextlib.nullcontext():
-        yield
-
-
-def _show(text: str) -> None:
-    with contextlib.suppress(BrokenPipeError), onto_standard_output():  # `| head` has seen enough
-        print(text)
-
-
-def _show_json(content: Any) -> None:
-    from hf_sft.record import as_json
-
-    _show(escaped_json(as_json(content)))
-
-
-def _do(action: Callable[[], int]) -> NoReturn:
-    """Do it and leave with its exit code, 2 for what the user can mend, 130 after Ctrl-C.
-
-    Where the reader of standard output leaves early (`| head`), a run goes on and ends with 0, as its results are in
-    its folder; tables are done and end with 0; predict stops without a word, with 141, as a shell reports others.
-    """
-    try:
-        code = action()
-    except HfSftError as error:
-        code = report_error(error)
-    except BrokenPipeError:
-        code = 141
-    except KeyboardInterrupt as stop:
-        print("\n".join(["hf-sft: stopped", *getattr(stop, "__notes__", [])]), file=sys.stderr, flush=True)
-        code = 130
-    raise typer.Exit(code)
-
-
 def _help_printed(arguments: list[str]) -> contextlib.AbstractContextManager[None]:
     """Typer prints help itself; what refuses to take it is named as for all other words."""
     alone = not arguments or "--help" in arguments
     return onto_standard_output() if alone else contextlib.nullcontext()
 
 
-app.add_typer(cache_commands(_do, _show, _show_json), name="cache", short_help="What is recorded of frozen layers.")
+app.add_typer(cache_commands(), name="cache", short_help="What is recorded of frozen layers.")
 
 
 def run_command(arguments: list[str]) -> int:

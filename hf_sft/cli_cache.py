@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated
 
 import typer
+
+from hf_sft.cli_action import carry_out, print_json, print_text
 
 CacheDir = Annotated[
     Path | None,
@@ -14,10 +15,8 @@ CacheDir = Annotated[
 ]
 
 
-def cache_commands(
-    do: Callable[[Callable[[], int]], NoReturn], show: Callable[[str], None], show_json: Callable[[Any], None]
-) -> typer.Typer:
-    """The group; `do` carries an action out and leaves with its exit code."""
+def cache_commands() -> typer.Typer:
+    """The group."""
     cache = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
     @cache.callback()
@@ -38,10 +37,10 @@ def cache_commands(
             from hf_sft.commands.cache import as_text, list_cache
 
             found = list_cache(cache_dir)
-            show_json([one.as_dict() for one in found]) if as_json else show(as_text(found, cache_dir))
+            print_json([one.as_dict() for one in found]) if as_json else print_text(as_text(found, cache_dir))
             return 0
 
-        do(action)
+        carry_out(action)
 
     @cache.command("clear", no_args_is_help=True, short_help="Delete some of it, or all.")
     def cache_clear(
@@ -60,9 +59,9 @@ def cache_commands(
         def action() -> int:
             from hf_sft.commands.cache import clear_cache, freed
 
-            show(freed(clear_cache(keys or [], every=every, older_than=older_than, root=cache_dir)))
+            print_text(freed(clear_cache(keys or [], every=every, older_than=older_than, root=cache_dir)))
             return 0
 
-        do(action)
+        carry_out(action)
 
     return cache

@@ -17,7 +17,7 @@ ROOT = Path(hf_sft.__file__).parent
 # A module imports from its own layer and from those above it in this table, never from those below.
 LAYERS = (
     ("errors",),
-    ("yaml12", "training_keys", "packages", "console", "markdown", "secrets", "tables"),
+    ("yaml12", "training_keys", "packages", "console", "markdown", "secrets", "tables", "advice"),
     ("recipe_section", "recipe_tuning", "recipe", "recipe_file", "recipe_mistakes", "recipe_sense"),
     ("record",),
     ("environment", "hub_access", "launch", "data", "metrics", "modeling", "table_files"),
@@ -38,7 +38,7 @@ LAYERS = (
     ("run",),
     ("guessing",),
     ("commands",),
-    ("__init__", "cli", "cli_cache", "cli_run"),
+    ("__init__", "cli", "cli_action", "cli_cache", "cli_run", "cli_candidates"),
 )
 # Imports inside a function that point the other way: a record shows itself, a recipe reads itself, and so on.
 ALLOWED = {("record", "summary"), ("summary", "curves"), ("recipe", "recipe_file"), ("run", "cli")}
@@ -46,6 +46,10 @@ LIGHT = ("errors", "yaml12", "training_keys", "packages", "console", "recipe", "
 LIGHT += (
     "recipe_section",
     "recipe_tuning",
+    "advice",
+    "cli_candidates",
+    "commands.candidates",
+    "commands.ranking",
     "recipe_sense",
     "record",
     "summary",
@@ -56,7 +60,7 @@ LIGHT += (
     "__init__",
 )
 LIGHT += ("commands.show", "commands.run_tables", "commands.schema", "commands.env_report", "commands.cache")
-LIGHT += ("data.recorded",)
+LIGHT += ("data.recorded", "advice", "cli_candidates", "commands.candidates", "commands.ranking")
 HEAVY = {"torch", "transformers", "datasets", "accelerate", "evaluate", "timm", "sklearn", "scipy", "matplotlib"}
 HEAVY |= {"pandas", "pyarrow", "numpy", "PIL"}
 

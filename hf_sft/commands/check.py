@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from hf_sft import environment, job, run_directory, sense
+from hf_sft.advice import Advice
+from hf_sft.commands.evidence import advise_early, advise_on, in_words
 from hf_sft.console import overheard
 from hf_sft.data.bad_rows import looked_at
 from hf_sft.data.quality import compare_splits, conflicting, label_findings
@@ -42,6 +44,7 @@ class CheckReport:
     """errors stop a run, warnings do not. data: split -> rows, labels and what was seen; model: words by topic.
 
     blocks: what trains, block by block. rehearsal: what the run would take; None where it was not come to.
+    advice: the strategy that suits rows and model; None where it cannot be told.
     not_looked_at: what an error or --fast left out.
     """
 
@@ -52,6 +55,7 @@ class CheckReport:
     model: Mapping[str, str] = field(default_factory=dict)
     blocks: Table | None = None
     rehearsal: Rehearsal | None = None
+    advice: Advice | None = None
     notes: tuple[str, ...] = ()
     not_looked_at: tuple[str, ...] = ()
     seconds: float = 0.0
@@ -71,6 +75,7 @@ class CheckReport:
             "model": dict(self.model),
             "blocks": self.blocks and [dict(zip(self.blocks.heads, row, strict=True)) for row in self.blocks.rows],
             "rehearsal": self.rehearsal and self.rehearsal.as_dict(),
+            "advice": self.advice and self.advice.as_dict(),
             "notes": list(self.notes),
             "not_looked_at": list(self.not_looked_at),
             "seconds": self.seconds,
@@ -95,6 +100,7 @@ class _Notebook:
         self.warnings: list[Finding] = []
         self.notes: list[str] = []
         self.left_out: list[str] = []
+        self.advice: Advice | None = None
 
     def attempt(self, action: Callable[[], T]) -> T | None:
         """What the action returns; None after an error that the user can mend, which is noted."""
@@ -111,6 +117,7 @@ def check(
     *,
     fast: bool = False,
     full: bool = False,
+    with_probe: bool = False,
     data: Mapping[str, Any] | None = None,
     metrics: Mapping[str, Callable[..., Any]] | None = None,
     trust_remote_code: bool = False,
@@ -118,6 +125,7 @@ def check(
     """Look at a recipe, its data and its model, and rehearse a few steps; nothing is left in output_dir.
 
     fast: stop before weights are loaded. full: look at every row, not at most 10,000 of each split.
+    with_probe: the advice on the strategy looks at a linear probe too, one pass over at most 1,000 rows.
     data, metrics: as for fine_tune. What is wrong is in the report, not raised.
     """
     started, book = time.perf_counter(), _Notebook()
@@ -133,8 +141,16 @@ def check(
             book.left_out.append("data and model: the recipe comes first")
         else:
             facts, words, blocks, rehearsal = _look(
-                read, book, fast=fast, full=full, data=data, functions=metrics or {}, trust=trust_remote_code
+                read,
+                book,
+                fast=fast,
+                full=full,
+                probed=with_probe,
+                data=data,
+                functions=metrics or {},
+                trust=trust_remote_code,
             )
+            book.notes += in_words(book.advice, read.tuning)
     return CheckReport(
         recipe=name,
         errors=tuple(dict.fromkeys(book.errors)),
@@ -143,6 +159,7 @@ def check(
         model=words,
         blocks=blocks,
         rehearsal=rehearsal,
+        advice=book.advice,
         notes=tuple(dict.fromkeys(book.notes)),
         not_looked_at=tuple(book.left_out),
         seconds=time.perf_counter() - started,
@@ -150,7 +167,7 @@ def check(
 
 
 def _look(
-    recipe: Recipe, book: _Notebook, *, fast: bool, full: bool, data: Any, functions: Any, trust: bool
+    recipe: Recipe, book: _Notebook, *, fast: bool, full: bool, probed: bool, data: Any, functions: Any, trust: bool
 ) -> tuple[dict[str, Any], dict[str, str], Table | None, Rehearsal | None]:
     environment.silence_libraries()
     task = TASKS[recipe.task]
@@ -177,6 +194,8 @@ def _look(
     if found is not None and opened is not None and machine is not None:
         book.warnings += sense.same_but_for_spelling(opened, found.labels)
         book.warnings += _look_at_steps(recipe, found, opened, machine.processes)
+    if found is not None and opened is not None:
+        book.advice = advise_early(recipe, found, opened.known)
     if book.errors:
         book.left_out.append("the model's weights and a rehearsal: the errors come first")
         return facts, {}, None, None
@@ -188,6 +207,7 @@ def _look(
     if work is None:
         book.left_out.append("a rehearsal: the errors come first")
         return facts, {}, None, None
+    book.advice = advise_on(work, known=opened.known, probed=probed)
     words = _describe_model(work, recipe.training)
     training = work.recipe.training
     rate, decay = training["learning_rate"], training.get("weight_decay", 0.0)

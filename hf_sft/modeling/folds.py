@@ -8,13 +8,13 @@ from numpy.typing import NDArray
 FOLDS = 5
 
 
-def deal_folds(targets: NDArray, problem: str, *, seed: int) -> NDArray | None:
-    """int64 [N]: the fold of each row, 5 or as many as leave two classes to each; None where 2 are too many.
+def deal_folds(targets: NDArray, problem: str, *, seed: int, most: int = FOLDS) -> NDArray | None:
+    """int64 [N]: the fold of each row, `most` or as many as leave two classes to each; None where 2 are too many.
 
     Rows of one target (one set of labels, numbers next to each other) are dealt out in turn, so that a class of n rows
     stands in n folds or in all.
     """
-    folds = min(FOLDS, _most_folds(targets, problem))
+    folds = min(most, _most_folds(targets, problem))
     return None if folds < 2 else _dealt(targets, folds, seed)
 
 

@@ -81,6 +81,24 @@ def solve(
     )
 
 
+def predict_held_out(
+    features: NDArray, targets: NDArray, problem: str, folds: NDArray, *, solved: Solved, intercept: bool = True
+) -> NDArray:
+    """[N, L] in float64: what a layer answers that was solved without the row's fold, as strongly regularised.
+
+    folds: int64 [N]. solved: on all rows; of it the strength alone is taken, one number, the same for every fold.
+    """
+    method, logits = METHODS[problem], np.zeros((len(features), len(solved.weight)))
+    strength = _shown(method, solved.regularisation)
+    how = Fit(num_outputs=len(solved.weight), intercept=intercept, strength=strength, tolerance=CHOOSING)
+    for fold in range(int(folds.max()) + 1):
+        out = folds == fold
+        shift, scale = _standard(features[~out], intercept)
+        weight, bias = method.fit((features[~out].astype(np.float64) - shift) / scale, targets[~out], how)
+        logits[out] = ((features[out].astype(np.float64) - shift) / scale) @ weight.T + bias
+    return logits
+
+
 def _shown(method: Method, strength: float) -> float:
     return 1 / strength if method.letter == "alpha" else strength
 
