@@ -30,6 +30,7 @@ check: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks.speed
+	if [ -n "$$HF_SFT_REAL_DATA" ]; then $(BIN)/python -m benchmarks.frozen; fi
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
