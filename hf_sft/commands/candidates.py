@@ -53,11 +53,15 @@ def _read(word: str | Mapping[str, Any], recipe: Recipe) -> Candidate:
     else:
         name, content = word, {"name": word}
     path = content.get("name")
-    if isinstance(path, str) and path and recipe.locate(path) == path and Path(path, "config.json").is_file():
-        content["name"] = str(Path(path).absolute())
+    if isinstance(path, str) and path and not _is_model(Path(recipe.locate(path))) and _is_model(Path(path)):
+        content["name"] = str(Path(path).resolve())
     whole = {"task": recipe.task, "model": content, "dataset": {"path": recipe.dataset.path}}
     model = Recipe.from_dict(whole, recipe.folder).model
     return Candidate(name=name, model=model.model_copy(update={"head": "new"}), given=content)
+
+
+def _is_model(folder: Path) -> bool:
+    return (folder / "config.json").is_file()
 
 
 def _spelled(section: Mapping[str, Any]) -> str:

@@ -221,6 +221,21 @@ def test_a_candidate_that_is_written_wrongly_is_said_at_once(word: str) -> None:
         read_candidates([word], Recipe.from_dict(content))
 
 
+@pytest.mark.parametrize("word", ["plain", "./plain", "./plain@random"])
+def test_a_folder_stands_beside_the_recipe_or_in_the_working_directory(
+    word: str, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = {"task": "text-classification", "model": {"name": "m"}, "dataset": {"path": "d"}}
+    monkeypatch.chdir(models)
+    (one,) = read_candidates([word], Recipe.from_dict(content, tmp_path))
+    assert one.model.name == str((models / "plain").resolve()) and one.name == word
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "plain" / "config.json").write_text("{}", encoding="utf-8")
+    asked = Recipe.from_dict(content, tmp_path)
+    (one,) = read_candidates([word], asked)
+    assert asked.locate(one.model.name) == str((tmp_path / "plain").resolve())
+
+
 def test_words_behind_the_flag_are_candidates_up_to_the_next_flag() -> None:
     line = ["r.yaml", "seed=1", "--candidates", "a", "b", "--rows", "5", "--candidates", "c", "--json"]
     spelled = ["r.yaml", "seed=1", "--candidates", "a", "--candidates", "b", "--rows", "5", "--candidates", "c"]
