@@ -6,17 +6,20 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, cast
 
 import typer
 
 from hf_sft.cli_candidates import ManyCandidates
 from hf_sft.cli_run import RunCommand, run_here, start_processes
+from hf_sft.cli_values import read_mapping as _mapping
+from hf_sft.cli_values import read_pairs as _pairs
+from hf_sft.cli_values import read_task as _task
 from hf_sft.console import escaped_json, onto_standard_output, prepare_streams, report_error
-from hf_sft.errors import Finding, HfSftError, RecipeError, nearest
+from hf_sft.errors import Finding, HfSftError, RecipeError
 
 if TYPE_CHECKING:
-    from hf_sft.recipe import TaskName
+    pass
 
 app = typer.Typer(
     name="hf-sft",
@@ -337,37 +340,6 @@ def env(as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON."
         return 0
 
     _do(action)
-
-
-def _task(name: str | None) -> TaskName | None:
-    from hf_sft.recipe import TaskName
-
-    names = get_args(TaskName)
-    if name is not None and name not in names:
-        raise RecipeError(Finding(place="--task", expected="a task", found=name, fix=nearest(name, names)))
-    return cast("TaskName | None", name)
-
-
-def _pairs(given: list[str] | None, flag: str) -> dict[str, Any]:
-    """`key=value` words as a mapping; a value with commas is a list, numbers and true are what they look like."""
-    found: dict[str, Any] = {}
-    for word in given or []:
-        key, sign, value = word.partition("=")
-        if not (sign and key and value):
-            raise RecipeError(Finding(place=flag, expected="name=value", found=word))
-        found[key] = value.split(",") if "," in value and len(value) > 1 else value
-    return found
-
-
-def _mapping(text: str | None, flag: str) -> dict[Any, Any] | None:
-    if text is None:
-        return None
-    from hf_sft.yaml12 import parse
-
-    content, _, findings = parse(text, lambda line, column: flag)
-    if findings or not isinstance(content, dict):
-        raise RecipeError(findings or Finding(place=flag, expected="'{from: to, ...}'", found=text))
-    return content
 
 
 @contextlib.contextmanager

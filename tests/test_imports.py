@@ -27,7 +27,7 @@ LAYERS = (
     ("run",),
     ("guessing",),
     ("commands",),
-    ("__init__", "cli", "cli_run", "cli_candidates"),
+    ("__init__", "cli", "cli_run", "cli_candidates", "cli_values"),
 )
 # Imports inside a function that point the other way: a record shows itself, a recipe reads itself, and so on.
 ALLOWED = {("record", "summary"), ("summary", "curves"), ("recipe", "recipe_file"), ("run", "cli")}
@@ -46,7 +46,7 @@ LIGHT += (
     "cli",
     "__init__",
 )
-LIGHT += ("advice", "cli_candidates", "commands.candidates", "commands.ranking")
+LIGHT += ("advice", "cli_candidates", "cli_values", "commands.candidates", "commands.ranking")
 LIGHT += ("commands.show", "commands.run_tables", "commands.schema", "commands.env_report")
 HEAVY = {"torch", "transformers", "datasets", "accelerate", "evaluate", "timm", "sklearn", "scipy", "matplotlib"}
 HEAVY |= {"pandas", "pyarrow", "numpy", "PIL"}

@@ -13,7 +13,7 @@ import numpy as np
 from accelerate import PartialState
 from numpy.typing import NDArray
 
-from hf_sft import environment, job, room
+from hf_sft import environment, job
 from hf_sft.advice import advise
 from hf_sft.commands.candidates import Candidate, read_candidates
 from hf_sft.commands.evidence import count_rows_per_class, evidence_of
@@ -33,6 +33,8 @@ from hf_sft.training.activation_cache import decide, replaying
 from hf_sft.training.held_out_probe import HeldOut, deal_rows, features_of, forward_speed, probe_held_out
 
 FOLDS, ROWS = 5, 2_000
+# What libraries raise for a configuration that they cannot build, or a batch that the memory does not hold.
+FAULTS = (RuntimeError, ValueError, TypeError, KeyError, IndexError, OSError)
 
 
 def rank_models(
@@ -80,11 +82,14 @@ def rank_models(
         say(f"{number} of {len(asked)}: {candidate.name}")
         own = base.model_copy(update={"model": candidate.model})
         try:
-            with overheard(), room.told_apart(own):
+            with overheard():
                 entry = _probe(own, candidate, machine, sampled, chosen, dealt, per_class, trust_remote_code)
             ranked.append(entry)
         except HfSftError as error:
             unusable.append(Unusable(name=candidate.name, reason=_in_words(error)))
+        except FAULTS as error:  # the others can still be ranked
+            words = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+            unusable.append(Unusable(name=candidate.name, reason=words))
         gc.collect()  # a model's modules know each other: without this two of them are there at once
     first = chosen[0]
     sign = -1 if first.greater_is_better else 1
@@ -157,7 +162,7 @@ def _probe(
     speed = forward_speed(work, inputs)
     features = _features(work)
     held_out = probe_held_out(work, features, inputs.targets, folds)
-    entropy = old.entropy(features) if old is not None and old.weight.shape[1] == features.shape[1] else None
+    entropy = old.entropy(features) if old is not None else None
     evidence = evidence_of(recipe, found, per_class, work=work, held_out=held_out, entropy=entropy, known=opened.known)
     row = Ranked(
         name=candidate.name,

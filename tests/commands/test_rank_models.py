@@ -107,11 +107,14 @@ def test_order_and_numbers_do_not_depend_on_the_order_of_candidates_or_on_the_ca
 
 def test_a_candidate_that_cannot_be_used_is_a_row_with_its_reason(models: Path, tmp_path: Path) -> None:
     wrong = named(models, "images", "absent")
-    found = rank_models(recipe(models, tmp_path), [wrong[0], *named(models, "plain"), wrong[1]], data=ROWS)
+    broken = {"name": str(models / "plain"), "weights": "random", "config": {"num_attention_heads": 7}}
+    found = rank_models(recipe(models, tmp_path), [wrong[0], broken, *named(models, "plain"), wrong[1]], data=ROWS)
     assert [one.name for one in found.ranked] == named(models, "plain")
     reasons = {one.name: one.reason for one in found.unusable}
     assert "can do text-classification; found resnet" in reasons[wrong[0]] and "config.json" in reasons[wrong[1]]
-    assert str(found).count("not used") == 4 and all(name.rsplit("/", 1)[1] in str(found) for name in wrong)
+    assert "multiple of the number of attention heads" in " ".join(reasons.values())
+    assert len(reasons) == 3 and all(name.rsplit("/", 1)[1] in str(found) for name in wrong)
+    assert " ".join(str(found).split()).count("is not used: ") == 3
     nothing = rank_models(recipe(models, tmp_path), wrong, data=ROWS)
     assert nothing.suggestion is None and nothing.recipe_fragment() == {} and "not used" in nothing._repr_html_()
     assert json.loads(json.dumps(nothing.as_dict()))["suggestion"] is None
