@@ -10,11 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, cast
 
 import typer
 
-from hf_sft.cli_candidates import ManyCandidates
+from hf_sft.cli_candidates import Candidates, ManyCandidates
 from hf_sft.cli_run import RunCommand, run_here, start_processes
-from hf_sft.cli_values import read_mapping as _mapping
-from hf_sft.cli_values import read_pairs as _pairs
-from hf_sft.cli_values import read_task as _task
+from hf_sft.cli_values import read_mapping, read_pairs, read_task
 from hf_sft.console import escaped_json, onto_standard_output, prepare_streams, report_error
 from hf_sft.errors import Finding, HfSftError, RecipeError
 
@@ -111,7 +109,7 @@ def check(
         from hf_sft.commands.check import check
 
         with _words_apart(as_json):
-            looks = {"fast": fast, "full": full, "with_probe": with_probe}
+            looks: dict[str, Any] = {"fast": fast, "full": full, "with_probe": with_probe}
             report = check(recipe, overrides or [], **looks, trust_remote_code=trust_remote_code)
         _show_json(report.as_dict()) if as_json else _show(str(report))
         return 0 if report.ok else 2
@@ -122,14 +120,7 @@ def check(
 @app.command(no_args_is_help=True, cls=ManyCandidates, short_help="Which model and strategy suit a recipe's data.")
 def rank_models(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or bundled:<name>.")],
-    candidates: Annotated[
-        list[str],
-        typer.Option(
-            "--candidates",
-            metavar="MODEL...",
-            help="As in model.name; MODEL@random: drawn weights; '{name: ..., config: {...}}': a section model.",
-        ),
-    ],
+    candidates: Candidates,
     overrides: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Override keys.")] = None,
     folds: Annotated[int, typer.Option(min=2, help="Of the linear probe.")] = 5,
     rows: Annotated[int, typer.Option(min=2, help="Training rows that are looked at, at most.")] = 2000,
@@ -148,7 +139,7 @@ def rank_models(
         from hf_sft.commands.rank_models import rank_models
 
         options: dict[str, Any] = {"folds": folds, "rows": rows, "trust_remote_code": trust_remote_code}
-        with contextlib.redirect_stdout(sys.stderr):  # how far it has come
+        with _words_apart(True):
             found = rank_models(recipe, candidates, overrides or [], **options)
         _show_json(found.as_dict()) if as_json else _show(str(found))
         return 0 if found.ranked else 2
@@ -198,10 +189,10 @@ def evaluate(
                 data=data,
                 split=split,
                 by=by,
-                columns=_pairs(columns, "--columns"),
+                columns=read_pairs(columns, "--columns"),
                 metrics=metrics or (),
-                label_map=_mapping(label_map, "--label-map"),
-                options=_pairs(options, "--option"),
+                label_map=read_mapping(label_map, "--label-map"),
+                options=read_pairs(options, "--option"),
                 on_bad_row=cast("Literal['error', 'skip']", on_bad_row),
                 batch_size=batch_size,
                 trust_remote_code=trust_remote_code,
@@ -243,10 +234,10 @@ def predict(
             model,
             inputs,
             output,
-            columns=_pairs(columns, "--columns"),
+            columns=read_pairs(columns, "--columns"),
             top_k=top_k,
             batch_size=batch_size,
-            options=_pairs(options, "--option"),
+            options=read_pairs(options, "--option"),
             prefix=prefix,
             overwrite=overwrite,
             trust_remote_code=trust_remote_code,
@@ -281,7 +272,7 @@ def init(
             return 0
         if data is None:
             raise RecipeError(Finding(place="DATA", expected="a data set, or --list", found="nothing"))
-        text = write_recipe(data, output=output, task=_task(task), force=force, name=name)
+        text = write_recipe(data, output=output, task=read_task(task), force=force, name=name)
         if output is None:
             _show(text.rstrip("\n"))
         return 0

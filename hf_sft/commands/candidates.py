@@ -53,8 +53,9 @@ def _read(word: str | Mapping[str, Any], recipe: Recipe) -> Candidate:
     else:
         name, content = word, {"name": word}
     path = content.get("name")
-    if isinstance(path, str) and path and not _is_model(Path(recipe.locate(path))) and _is_model(Path(path)):
-        content["name"] = str(Path(path).resolve())
+    if isinstance(path, str) and path and _is_model(Path(path)):
+        beside = Path(recipe.locate(path))
+        content["name"] = str(beside if beside.is_absolute() and _is_model(beside) else Path(path).resolve())
     whole = {"task": recipe.task, "model": content, "dataset": {"path": recipe.dataset.path}}
     model = Recipe.from_dict(whole, recipe.folder).model
     return Candidate(name=name, model=model.model_copy(update={"head": "new"}), given=content)

@@ -111,13 +111,13 @@ def rank_models(
 def _base_recipe(recipe: Recipe) -> Recipe:
     """The recipe without what a frozen pass does not do; its model is still to come."""
     tuning = recipe.tuning
-    kept = {key: getattr(tuning, key) for key in ("cache_dir", "cache_dtype")}
-    cache = "off" if tuning.cache == "off" else "auto"
+    kept: dict[str, Any] = {key: getattr(tuning, key) for key in ("cache_dir", "cache_dtype")}
+    kept["cache"] = "off" if tuning.cache == "off" else "auto"
     batch = {key: recipe.training[key] for key in ("per_device_eval_batch_size",) if key in recipe.training}
     return recipe.model_copy(
         update={
             "augment": [],
-            "tuning": Tuning(strategy="head", solver="logistic", cache=cache, **kept),
+            "tuning": Tuning(strategy="head", solver="logistic", **kept),
             "objective": Objective(),
             "training": batch,
             "early_stopping": None,

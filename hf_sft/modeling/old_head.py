@@ -65,6 +65,6 @@ def read_old_head(recipe: Recipe, task: Task, opened: Opened, *, trust_remote_co
         layers = list(output_layers(model, len(opened.known)).values())
     except ModelError:
         return None
-    weights = [layer.weight.detach().flatten(1).double().numpy() / len(layers) for layer in layers]  # type: ignore[operator, union-attr]
-    biases = [layer.bias.detach().double().numpy() / len(layers) for layer in layers if layer.bias is not None]  # type: ignore[operator, union-attr]
+    weights = [layer.weight.detach().flatten(1).double().numpy() / len(layers) for layer in layers]  # type: ignore[operator]
+    biases = [layer.bias.detach().double().numpy() / len(layers) for layer in layers if layer.bias is not None]  # type: ignore[operator]
     return OldHead(weight=np.concatenate(weights, axis=1), bias=np.sum([np.zeros(len(weights[0])), *biases], axis=0))
