@@ -5,19 +5,20 @@ from __future__ import annotations
 import contextlib
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
-from hf_sft.cli_action import carry_out, print_json, print_text, read_mapping, read_pairs, words_apart
+from hf_sft.cli_action import carry_out, print_json, print_text, words_apart
 from hf_sft.cli_cache import cache_commands
-from hf_sft.cli_candidates import ManyCandidates
+from hf_sft.cli_candidates import Candidates, ManyCandidates
 from hf_sft.cli_run import RunCommand, run_here, start_processes
+from hf_sft.cli_values import read_mapping, read_pairs, read_task
 from hf_sft.console import escaped_json, onto_standard_output, prepare_streams, report_error
-from hf_sft.errors import Finding, HfSftError, RecipeError, nearest
+from hf_sft.errors import Finding, HfSftError, RecipeError
 
 if TYPE_CHECKING:
-    from hf_sft.recipe import TaskName
+    pass
 
 app = typer.Typer(
     name="hf-sft",
@@ -126,14 +127,7 @@ def check(
 @app.command(no_args_is_help=True, cls=ManyCandidates, short_help="Which model and strategy suit a recipe's data.")
 def rank_models(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or bundled:<name>.")],
-    candidates: Annotated[
-        list[str],
-        typer.Option(
-            "--candidates",
-            metavar="MODEL...",
-            help="As in model.name; MODEL@random: drawn weights; '{name: ..., config: {...}}': a section model.",
-        ),
-    ],
+    candidates: Candidates,
     overrides: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Override keys.")] = None,
     folds: Annotated[int, typer.Option(min=2, help="Of the linear probe.")] = 5,
     rows: Annotated[int, typer.Option(min=2, help="Training rows that are looked at, at most.")] = 2000,
@@ -152,7 +146,7 @@ def rank_models(
         from hf_sft.commands.rank_models import rank_models
 
         options: dict[str, Any] = {"folds": folds, "rows": rows, "trust_remote_code": trust_remote_code}
-        with contextlib.redirect_stdout(sys.stderr):  # how far it has come
+        with words_apart(True):
             found = rank_models(recipe, candidates, overrides or [], **options)
         print_json(found.as_dict()) if as_json else print_text(str(found))
         return 0 if found.ranked else 2
@@ -285,7 +279,7 @@ def init(
             return 0
         if data is None:
             raise RecipeError(Finding(place="DATA", expected="a data set, or --list", found="nothing"))
-        text = write_recipe(data, output=output, task=_task(task), force=force, name=name)
+        text = write_recipe(data, output=output, task=read_task(task), force=force, name=name)
         if output is None:
             print_text(text.rstrip("\n"))
         return 0
@@ -344,15 +338,6 @@ def env(as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON."
         return 0
 
     carry_out(action)
-
-
-def _task(name: str | None) -> TaskName | None:
-    from hf_sft.recipe import TaskName
-
-    names = get_args(TaskName)
-    if name is not None and name not in names:
-        raise RecipeError(Finding(place="--task", expected="a task", found=name, fix=nearest(name, names)))
-    return cast("TaskName | None", name)
 
 
 def _help_printed(arguments: list[str]) -> contextlib.AbstractContextManager[None]:

@@ -1,4 +1,4 @@
-"""How a command reads its flags and is carried out, and where its words and results go."""
+"""How a command is carried out, and where its words and results go."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import typer
 
 from hf_sft.console import escaped_json, onto_standard_output, report_error
-from hf_sft.errors import Finding, HfSftError, RecipeError
+from hf_sft.errors import HfSftError
 
 
 @contextlib.contextmanager
@@ -47,26 +47,3 @@ def carry_out(action: Callable[[], int]) -> NoReturn:
         print("\n".join(["hf-sft: stopped", *getattr(stop, "__notes__", [])]), file=sys.stderr, flush=True)
         code = 130
     raise typer.Exit(code)
-
-
-def read_pairs(given: list[str] | None, flag: str) -> dict[str, Any]:
-    """`key=value` words as a mapping; a value with commas is a list, numbers and true are what they look like."""
-    found: dict[str, Any] = {}
-    for word in given or []:
-        key, sign, value = word.partition("=")
-        if not (sign and key and value):
-            raise RecipeError(Finding(place=flag, expected="name=value", found=word))
-        found[key] = value.split(",") if "," in value and len(value) > 1 else value
-    return found
-
-
-def read_mapping(text: str | None, flag: str) -> dict[Any, Any] | None:
-    """`{from: to}` of a flag; None where it was not given."""
-    if text is None:
-        return None
-    from hf_sft.yaml12 import parse
-
-    content, _, findings = parse(text, lambda line, column: flag)
-    if findings or not isinstance(content, dict):
-        raise RecipeError(findings or Finding(place=flag, expected="'{from: to, ...}'", found=text))
-    return content

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 FLAG = "--candidates"
+Candidates = Annotated[
+    list[str],
+    typer.Option(
+        FLAG,
+        metavar="MODEL...",
+        help="As in model.name; MODEL@random: drawn weights; '{name: ..., config: {...}}': a section model.",
+    ),
+]
 
 
 class ManyCandidates(typer.core.TyperCommand):

@@ -38,7 +38,7 @@ LAYERS = (
     ("run",),
     ("guessing",),
     ("commands",),
-    ("__init__", "cli", "cli_action", "cli_cache", "cli_run", "cli_candidates"),
+    ("__init__", "cli", "cli_action", "cli_cache", "cli_run", "cli_candidates", "cli_values"),
 )
 # Imports inside a function that point the other way: a record shows itself, a recipe reads itself, and so on.
 ALLOWED = {("record", "summary"), ("summary", "curves"), ("recipe", "recipe_file"), ("run", "cli")}
@@ -60,7 +60,7 @@ LIGHT += (
     "__init__",
 )
 LIGHT += ("commands.show", "commands.run_tables", "commands.schema", "commands.env_report", "commands.cache")
-LIGHT += ("data.recorded", "advice", "cli_candidates", "commands.candidates", "commands.ranking")
+LIGHT += ("data.recorded", "advice", "cli_candidates", "cli_values", "commands.candidates", "commands.ranking")
 HEAVY = {"torch", "transformers", "datasets", "accelerate", "evaluate", "timm", "sklearn", "scipy", "matplotlib"}
 HEAVY |= {"pandas", "pyarrow", "numpy", "PIL"}
 

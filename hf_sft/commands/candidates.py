@@ -53,11 +53,16 @@ def _read(word: str | Mapping[str, Any], recipe: Recipe) -> Candidate:
     else:
         name, content = word, {"name": word}
     path = content.get("name")
-    if isinstance(path, str) and path and recipe.locate(path) == path and Path(path, "config.json").is_file():
-        content["name"] = str(Path(path).absolute())
+    if isinstance(path, str) and path and _is_model(Path(path)):
+        beside = Path(recipe.locate(path))
+        content["name"] = str(beside if beside.is_absolute() and _is_model(beside) else Path(path).resolve())
     whole = {"task": recipe.task, "model": content, "dataset": {"path": recipe.dataset.path}}
     model = Recipe.from_dict(whole, recipe.folder).model
     return Candidate(name=name, model=model.model_copy(update={"head": "new"}), given=content)
+
+
+def _is_model(folder: Path) -> bool:
+    return (folder / "config.json").is_file()
 
 
 def _spelled(section: Mapping[str, Any]) -> str:

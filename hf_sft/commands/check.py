@@ -207,7 +207,7 @@ def _look(
     if work is None:
         book.left_out.append("a rehearsal: the errors come first")
         return facts, {}, None, None
-    book.advice = advise_on(work, known=opened.known, probed=probed)
+    book.advice = advise_on(work, opened, probed=probed, trust_remote_code=trust)
     words = _describe_model(work, recipe.training)
     training = work.recipe.training
     rate, decay = training["learning_rate"], training.get("weight_decay", 0.0)

@@ -6,12 +6,15 @@ from collections import Counter
 from collections.abc import Sequence
 
 from accelerate import PartialState
+from numpy.typing import NDArray
 
 from hf_sft.advice import Advice, Evidence, advise, agrees, rows_per_class
 from hf_sft.errors import HfSftError
 from hf_sft.job import Job
 from hf_sft.modeling.anatomy import find_blocks
+from hf_sft.modeling.build import Opened
 from hf_sft.modeling.folds import choose_rows
+from hf_sft.modeling.old_head import read_old_head
 from hf_sft.recipe import Recipe
 from hf_sft.recipe_tuning import Tuning
 from hf_sft.tasks.load import TaskData
@@ -62,16 +65,23 @@ def advise_early(recipe: Recipe, found: TaskData, known: Sequence[str] | None) -
     return advise(evidence_of(recipe, found, count_rows_per_class(found), known=known))
 
 
-def advise_on(work: Job, *, known: Sequence[str] | None, probed: bool) -> Advice | None:
+def advise_on(work: Job, opened: Opened, *, probed: bool, trust_remote_code: bool = False) -> Advice | None:
     """From rows and model; with a linear probe where one is asked for, or where its features are recorded already."""
     if "train" not in work.data.splits:
         return None
     plan = None
     if not probed and solves(work.recipe):
         plan = _recorded(work)
-    held_out = _probe(work, plan) if probed or plan else None
+    held_out = entropy = None
+    if probed or plan:
+        held_out, features = _probe(work, plan)
+        old = read_old_head(work.recipe, work.task, opened, trust_remote_code=trust_remote_code)
+        entropy = old.entropy(features) if old and features is not None else None
     per_class = count_rows_per_class(work.data)
-    return advise(evidence_of(work.recipe, work.data, per_class, work=work, held_out=held_out, known=known))
+    known = opened.known
+    return advise(
+        evidence_of(work.recipe, work.data, per_class, work=work, held_out=held_out, entropy=entropy, known=known)
+    )
 
 
 def _recorded(work: Job) -> Plan | None:
@@ -83,8 +93,8 @@ def _recorded(work: Job) -> Plan | None:
     return plan if plan is not None and not plan.missing else None
 
 
-def _probe(work: Job, plan: Plan | None) -> HeldOut | None:
-    """None where the model, or so few rows, allow none: advice is no error. plan: of features that are there."""
+def _probe(work: Job, plan: Plan | None) -> tuple[HeldOut | None, NDArray | None]:
+    """The probe, and its features; both None where model or rows allow none: advice is no error."""
     seed, problem, train = work.recipe.seed, work.labels.problem, work.inputs["train"]
     assert train.targets is not None
     try:
@@ -97,9 +107,9 @@ def _probe(work: Job, plan: Plan | None) -> HeldOut | None:
         else:
             with replaying(work, plan) as replayed:
                 features = features_of(replayed, replayed.inputs["train"])[chosen]
-        return probe_held_out(work, features, targets, folds)
+        return probe_held_out(work, features, targets, folds), features
     except HfSftError:
-        return None
+        return None, None
 
 
 def in_words(advice: Advice | None, tuning: Tuning) -> list[str]:

@@ -7,13 +7,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from accelerate import PartialState
 from numpy.typing import NDArray
 
-from hf_sft import environment, job, room
+from hf_sft import environment, job
 from hf_sft.advice import advise
 from hf_sft.commands.candidates import Candidate, read_candidates
 from hf_sft.commands.evidence import count_rows_per_class, evidence_of
@@ -35,6 +35,8 @@ from hf_sft.training.cache_plan import decide
 from hf_sft.training.held_out_probe import HeldOut, deal_rows, features_of, forward_speed, probe_held_out
 
 FOLDS, ROWS = 5, 2_000
+# What libraries raise for a configuration that they cannot build, or a batch that the memory does not hold.
+FAULTS = (RuntimeError, ValueError, TypeError, KeyError, IndexError, OSError)
 
 
 def rank_models(
@@ -82,11 +84,14 @@ def rank_models(
         say(f"{number} of {len(asked)}: {candidate.name}")
         own = base.model_copy(update={"model": candidate.model})
         try:
-            with overheard(), room.told_apart(own):
+            with overheard():
                 entry = _probe(own, candidate, machine, sampled, chosen, dealt, per_class, trust_remote_code)
             ranked.append(entry)
         except HfSftError as error:
             unusable.append(Unusable(name=candidate.name, reason=_in_words(error)))
+        except FAULTS as error:  # the others can still be ranked
+            words = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+            unusable.append(Unusable(name=candidate.name, reason=words))
         gc.collect()  # a model's modules know each other: without this two of them are there at once
     first = chosen[0]
     sign = -1 if first.greater_is_better else 1
@@ -108,13 +113,13 @@ def rank_models(
 def _base_recipe(recipe: Recipe) -> Recipe:
     """The recipe without what a frozen pass does not do; its model is still to come."""
     tuning = recipe.tuning
-    kept = {key: getattr(tuning, key) for key in ("cache_dir", "cache_dtype")}
-    cache: Literal["auto", "off"] = "off" if tuning.cache == "off" else "auto"
+    kept: dict[str, Any] = {key: getattr(tuning, key) for key in ("cache_dir", "cache_dtype")}
+    kept["cache"] = "off" if tuning.cache == "off" else "auto"
     batch = {key: recipe.training[key] for key in ("per_device_eval_batch_size",) if key in recipe.training}
     return recipe.model_copy(
         update={
             "augment": [],
-            "tuning": Tuning(strategy="head", solver="logistic", cache=cache, **kept),
+            "tuning": Tuning(strategy="head", solver="logistic", **kept),
             "objective": Objective(),
             "training": batch,
             "early_stopping": None,
@@ -159,7 +164,7 @@ def _probe(
     speed = forward_speed(work, inputs)
     features = _features(work)
     held_out = probe_held_out(work, features, inputs.targets, folds)
-    entropy = old.entropy(features) if old is not None and old.weight.shape[1] == features.shape[1] else None
+    entropy = old.entropy(features) if old is not None else None
     evidence = evidence_of(recipe, found, per_class, work=work, held_out=held_out, entropy=entropy, known=opened.known)
     row = Ranked(
         name=candidate.name,

@@ -27,11 +27,13 @@ class OldHead:
     weight: NDArray
     bias: NDArray
 
-    def entropy(self, features: NDArray) -> float:
+    def entropy(self, features: NDArray) -> float | None:
         """Mean entropy of its answers for features [N, D], over that of an even guess: 0 sure, 1 no idea.
 
-        A measure, not a test: a classifier can be sure and wrong on inputs it never saw.
+        A measure, not a test: a classifier can be sure and wrong on inputs it never saw. None for other features.
         """
+        if features.shape[1] != self.weight.shape[1]:
+            return None
         logits = features.astype(np.float64) @ self.weight.T + self.bias
         logits -= logits.max(1, keepdims=True)
         shares = np.exp(logits)

@@ -1,0 +1,43 @@
+"""What flags of the command line mean: names of tasks, pairs of names and values, mappings."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast, get_args
+
+from hf_sft.errors import Finding, RecipeError, nearest
+
+if TYPE_CHECKING:
+    from hf_sft.recipe import TaskName
+
+
+def read_task(name: str | None) -> TaskName | None:
+    """Raises RecipeError for what is no task."""
+    from hf_sft.recipe import TaskName
+
+    names = get_args(TaskName)
+    if name is not None and name not in names:
+        raise RecipeError(Finding(place="--task", expected="a task", found=name, fix=nearest(name, names)))
+    return cast("TaskName | None", name)
+
+
+def read_pairs(given: list[str] | None, flag: str) -> dict[str, Any]:
+    """`key=value` words as a mapping; a value with commas is a list, numbers and true are what they look like."""
+    found: dict[str, Any] = {}
+    for word in given or []:
+        key, sign, value = word.partition("=")
+        if not (sign and key and value):
+            raise RecipeError(Finding(place=flag, expected="name=value", found=word))
+        found[key] = value.split(",") if "," in value and len(value) > 1 else value
+    return found
+
+
+def read_mapping(text: str | None, flag: str) -> dict[Any, Any] | None:
+    """YAML on the command line, which must be keys and values."""
+    if text is None:
+        return None
+    from hf_sft.yaml12 import parse
+
+    content, _, findings = parse(text, lambda line, column: flag)
+    if findings or not isinstance(content, dict):
+        raise RecipeError(findings or Finding(place=flag, expected="'{from: to, ...}'", found=text))
+    return content
