@@ -114,7 +114,7 @@ def check_validation(recipe: Recipe, found: TaskData) -> None:
     if recipe.early_stopping is not None:
         fix = f"{cut}, or leave early_stopping out"
         findings.append(Finding(place="early_stopping", expected=expected, found="none", fix=fix))
-    if recipe.tuning.wise_ft is not None and recipe.tuning.wise_ft.alpha == "auto":
+    if recipe.tuning.wise_ft is not None and recipe.tuning.wise_ft.alpha == "auto" and not probe.solves(recipe):
         fix = f"{cut}, or set a number between 0 and 1"
         findings.append(Finding(place="tuning.wise_ft.alpha", expected=expected, found="none", fix=fix))
     if findings:
@@ -132,10 +132,11 @@ def tuning_notes(
     per_epoch = num_steps({**recipe.training, "max_steps": 0, "num_train_epochs": 1}, rows, processes)
     epochs = steps / per_epoch if steps and per_epoch else None
     notes = describe_turns(rules, recipe.tuning, steps=steps, epochs=epochs)
-    if recipe.tuning.wise_ft and built.new and recipe.tuning.warm_start is None:
+    drawn = recipe.tuning.reinit_layers is not None or recipe.tuning.warm_start is None
+    if recipe.tuning.wise_ft and built.new and drawn and not probe.solves(recipe):
         notes.append(
-            "wise_ft goes back towards a head that was drawn at random, so that alphas far from 1 can hardly be good; "
-            "tuning.warm_start: linear_probe gives it a head that was solved"
+            "wise_ft goes back towards weights that were drawn at random, so that alphas far from 1 can hardly do; "
+            "with tuning.warm_start: linear_probe, and without reinit_layers, it goes back to a head that was solved"
         )
     return notes
 
@@ -205,7 +206,9 @@ def assemble(
     with every_adapter_used(built.model):
         _try_one_row(built.model, inputs["train"], collate, channels_last)
     penalty = find_penalty(recipe, task, built.labels, inputs["train"].targets)
-    if resolved.run.precision == "auto" and environment.device == "cpu":
+    if probe.solves(recipe):  # what is solved is what the float32 model gives
+        environment = replace(environment, precision="fp32")
+    elif resolved.run.precision == "auto" and environment.device == "cpu":
         precision, line = measured_precision(
             built.model,
             frozen,

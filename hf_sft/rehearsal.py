@@ -100,7 +100,7 @@ def rehearse(job: Job) -> Rehearsal:
     during, last = _evaluation_seconds(job, few, evaluated - before_evaluation)
     if plan is not None:
         train_seconds, during = _replayed_seconds(plan, steps, train_seconds, during)
-    disk = model + checkpoint * _checkpoints(job) + (plan.writes if plan else 0)
+    disk = model + checkpoint * _checkpoints(job) + _recorded_beside(plan, Path(job.recipe.output_dir))
     free = shutil.disk_usage(room.existing(Path(job.recipe.output_dir))).free
     if disk > free:
         raise room.no_room(Path(job.recipe.output_dir), disk)
@@ -114,6 +114,14 @@ def rehearse(job: Job) -> Rehearsal:
         free=free,
         cache="" if plan is None else str(plan),
     )
+
+
+def _recorded_beside(plan: Plan | None, folder: Path) -> int:
+    """Bytes that are recorded on the disk of that folder."""
+    if plan is None:
+        return 0
+    disks = [room.existing(path).stat().st_dev for path in (plan.store.folder, folder)]
+    return plan.writes if disks[0] == disks[1] else 0
 
 
 def _replayed_seconds(plan: Plan, steps: int, training: float, during: float) -> tuple[float, float]:

@@ -77,7 +77,7 @@ def finished_run(recipe: Recipe, asked: dict[str, Any], *, overwrite: bool) -> R
         )
     if not directory.record.is_file():
         return None
-    if recipe.resume == "extend" and longer:
+    if recipe.resume == "extend" and longer and recipe.tuning.solver != "logistic":  # a solved head has no length
         _refuse_shorter(_asked_before(directory), recipe)
         _refuse_without_checkpoint(directory)
         return None

@@ -275,7 +275,7 @@ def test_a_disk_that_fills_up_is_no_fault_of_ours_and_the_run_can_go_on(
 ) -> None:
     Path("r.yaml").write_text(yaml.safe_dump(text_recipe(models)))
 
-    def full(*arguments: Any) -> None:
+    def full(*arguments: Any, **options: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:

@@ -379,7 +379,9 @@ def test_a_signal_ends_the_command_with_its_own_code_and_the_run_goes_on_later(
             if state.global_step == 6:
                 os.kill(os.getpid(), number)
 
-    monkeypatch.setattr(fit, "train", lambda work, directory, callbacks: train(work, directory, [*callbacks, Signal()]))
+    monkeypatch.setattr(
+        fit, "train", lambda work, directory, callbacks, **how: train(work, directory, [*callbacks, Signal()], **how)
+    )
     assert run_command([str(recipe_file)]) == code
     captured = capsys.readouterr()
     assert "goes on from the last checkpoint" in captured.err and "Traceback" not in captured.err
@@ -403,7 +405,9 @@ def test_a_second_signal_ends_at_once(recipe_file, monkeypatch, capsys):
                 os.kill(os.getpid(), signal.SIGTERM)
                 os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(fit, "train", lambda work, directory, callbacks: train(work, directory, [*callbacks, Twice()]))
+    monkeypatch.setattr(
+        fit, "train", lambda work, directory, callbacks, **how: train(work, directory, [*callbacks, Twice()], **how)
+    )
     assert run_command([str(recipe_file)]) == 143
     assert not list((recipe_file.parent / "run" / "checkpoints").glob("*-7"))
 
@@ -479,7 +483,7 @@ def test_a_run_does_not_go_on_with_other_rows_than_it_began_with(recipe_file, ca
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("can't allocate memory")])
 def test_memory_that_runs_out_names_the_pair_that_optimises_the_same(error, models, tmp_path, monkeypatch):
-    def fail(*_: Any) -> None:
+    def fail(*_: Any, **__: Any) -> None:
         raise error
 
     monkeypatch.setattr(fit, "train", fail)
@@ -518,7 +522,7 @@ def test_a_cache_that_cannot_be_written_is_named(recipe_file, monkeypatch, capsy
 
 
 def test_a_fault_of_ours_ends_the_command_with_one_and_keeps_the_traceback(recipe_file, monkeypatch, capsys):
-    def fail(*_: Any) -> None:
+    def fail(*_: Any, **__: Any) -> None:
         raise RuntimeError("a fault of ours")
 
     monkeypatch.setattr(fit, "train", fail)

@@ -31,6 +31,9 @@ def clear_cache(
     if not keys and not every and older_than is None:
         expected, fix = "what to delete", "name keys that hf-sft cache list shows, or --older-than DAYS, or --all"
         raise EnvironmentProblem(Finding(place="KEY", expected=expected, found="nothing", fix=fix))
+    if keys and every:
+        expected, fix = "keys, or --all", "leave one of them out"
+        raise EnvironmentProblem(Finding(place="KEY", expected=expected, found="both", fix=fix))
     chosen = choose_recorded(_root(root), keys, every=every, older_than=older_than)
     kept = clear_recorded(_root(root), chosen)
     if kept:

@@ -16,6 +16,7 @@ MOST_ENTRIES = 8  # of a list that is written out
 # Metrics of which less is better, ours and those of the evaluate library; of a function of the user's own nobody knows.
 LOWER_IS_BETTER = {
     "loss", "log_loss", "expected_calibration_error", "mse", "mae", "brier_score", "mape", "mase", "smape",
+    "invalid_sequences",
 }  # fmt: skip
 SOURCE = ("fingerprint", "source")
 SPACE = "\u00a0"  # keeps what stands around it in one line

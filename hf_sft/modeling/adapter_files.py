@@ -20,7 +20,10 @@ from hf_sft.modeling.lora import ADAPTER, adapter_parameters
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "config"  # the folder of the model's configuration
-TASK_TYPES = {"AutoModelForSequenceClassification": "SEQ_CLS"}  # auto class -> PEFT's name, where it has one
+TASK_TYPES = {  # auto class -> PEFT's name, where it has one
+    "AutoModelForSequenceClassification": "SEQ_CLS",
+    "AutoModelForTokenClassification": "TOKEN_CLS",
+}
 
 
 def holds_adapters(folder: str | Path) -> bool:

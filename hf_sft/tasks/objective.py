@@ -63,6 +63,10 @@ def _problem_findings(recipe: Recipe, labels: Labels) -> list[Finding]:
         if problem == "regression" and getattr(asked, key) is not None:
             expected, fix = "a problem with labels", "leave it out: a number has no classes"
             found.append(Finding(place=f"objective.{key}", expected=expected, found=f"problem {problem}", fix=fix))
+    if problem == "regression" and asked.label_smoothing:
+        expected, fix = "a problem with labels", "leave it out: a number has no classes"
+        seen = f"problem {problem}"
+        found.append(Finding(place="objective.label_smoothing", expected=expected, found=seen, fix=fix))
     if problem != "single_label" and recipe.dataset.sampling == "balanced":
         fix = "leave it out"
         fix += ", or set objective.class_weights: balanced" if problem == "multi_label" else ""

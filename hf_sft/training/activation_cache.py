@@ -27,12 +27,12 @@ from hf_sft.evaluation import length_batches, model_inputs
 from hf_sft.modeling.replay import record, replayed
 from hf_sft.tasks.load import Inputs
 from hf_sft.training.cache_plan import Plan, no_room, not_writable
+from hf_sft.training.precision import autocast
 from hf_sft.training.replayed_rows import ReplayedRows, collate_replayed
 
 if TYPE_CHECKING:
     from hf_sft.job import Job
 
-AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 SEGMENT = 1 << 30  # bytes, about: what a recording that is interrupted has completed stays
 FULL = (errno.ENOSPC, errno.EDQUOT)
 Row = tuple[int, int, bytes, int]  # view, position in its split, key, steps
@@ -95,9 +95,7 @@ def _record_rows(job: Job, plan: Plan, role: str) -> None:
                 shutil.rmtree(folder, ignore_errors=True)
             raise
         state.wait_for_everyone()
-        if state.is_main_process:
-            plan.store.complete(folder)
-        state.wait_for_everyone()
+        _on_main_process(plan, partial(plan.store.complete, folder))
         plan.store.read([folder.name])
     bar.close()
 
@@ -143,7 +141,7 @@ def _fill_segment(job: Job, plan: Plan, inputs: Inputs, rows: Sequence[Row], fol
         generator=torch.Generator(),
     )
     model.eval()
-    with torch.inference_mode(), _autocast(job, device):
+    with torch.inference_mode(), autocast(job.environment.precision, device):
         for numbers, batch in zip(batches, loader, strict=True):
             found = record(model, cut, model_inputs(batch, device, channels_last))
             for file, shape, activation in zip(files, cut.crossing, found, strict=True):
@@ -165,8 +163,3 @@ def _as_stored(activation: torch.Tensor, dtype: Any) -> NDArray:
         raise EnvironmentProblem(Finding(place="tuning.cache_dtype", expected=expected, found=found, fix=fix))
     values: NDArray = stored.cpu().numpy()
     return values
-
-
-def _autocast(job: Job, device: torch.device) -> Any:
-    half = AUTOCAST.get(job.environment.precision)
-    return torch.autocast(device.type, dtype=half, enabled=half is not None)

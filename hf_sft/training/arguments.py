@@ -14,6 +14,7 @@ from hf_sft.environment import on_cpu
 from hf_sft.errors import Finding, RecipeError
 from hf_sft.metrics.metric import Metric
 from hf_sft.recipe import Recipe
+from hf_sft.tasks import TASKS
 from hf_sft.training_keys import OPTIMIZERS
 from hf_sft.yaml12 import parse
 
@@ -109,7 +110,7 @@ def workers(recipe: Recipe) -> int:
     """Data-loading processes. auto: none on a CPU, where they would take the model's own cores."""
     if recipe.run.workers != "auto":
         return recipe.run.workers
-    if not torch.cuda.is_available() or recipe.task == "text-classification":
+    if not torch.cuda.is_available() or TASKS[recipe.task].ahead:
         return 0
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(8, max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)) - 1))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import tempfile
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import PIL
 import timm
+import tokenizers
 import torch
 import torchvision
 import transformers
@@ -20,7 +22,8 @@ from hf_sft.modeling.replay import Cut
 if TYPE_CHECKING:
     from hf_sft.job import Job
 
-VERSIONS = (torch, torchvision, transformers, timm, PIL)
+FORMAT = 1  # of what is recorded; another one after a change of how rows become inputs
+VERSIONS = (torch, torchvision, transformers, tokenizers, timm, PIL)
 OF_THE_HEAD = (  # of a model's configuration: what says nothing about the frozen part
     "id2label", "label2id", "num_labels", "label_names", "problem_type", "hf_sft_thresholds", "architectures",
     "transformers_version", "_name_or_path", "num_classes",
@@ -46,7 +49,7 @@ def describe_computation(job: Job, cut: Cut) -> str:
         "task": job.task.name,
         "columns": [columns_of(recipe.dataset, role) for role in job.task.columns if role != "label"],
         "processor": recipe.processor.model_dump(),
-        "versions": [module.__version__ for module in VERSIONS],
+        "versions": [FORMAT, version("hf-sft"), *(module.__version__ for module in VERSIONS)],
     }
     digest.update(json.dumps(said, sort_keys=True, default=str).encode())
     digest.update(_processor_files(job))

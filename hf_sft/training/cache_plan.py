@@ -43,9 +43,11 @@ MOST_OF_DISK = 0.5  # of what is free: more is taken only when asked for
 class Work:
     """What rows cost, in multiplications. before, after: of the cut, per row and forward pass.
 
-    epochs: of training; evaluations: of the other rows meanwhile. A backward pass is twice a forward pass.
+    asked: epochs of training; epochs: passes over its rows, a probe's among them; evaluations: of the other rows
+    meanwhile. A backward pass is twice a forward pass.
     """
 
+    asked: float
     before: float
     after: float
     train: int
@@ -84,7 +86,7 @@ class Plan:
         return self.work.times_less(self.missing)
 
     def __str__(self) -> str:
-        times = f"about {self.times_less:,.1f} times less work over {_epochs_in_words(self.work.epochs)}"
+        times = f"about {self.times_less:,.1f} times less work over {_epochs_in_words(self.work.asked)}"
         views = f" in {self.views} views" if self.views > 1 else ""
         there = "" if self.missing else ", all there already"
         rows = self.work.train + self.work.validation
@@ -98,7 +100,10 @@ def decide(job: Job, *, probed: Sequence[str] = ()) -> Plan | None:
     probed: splits of which a linear probe reads the features too. All processes decide alike. Raises RecipeError where
     tuning.cache: on cannot be, EnvironmentProblem where the disk has no room for it.
     """
-    wanted = job.recipe.tuning.cache
+    wanted, tuning = job.recipe.tuning.cache, job.recipe.tuning
+    idle = [key for key in ("cache_dir", "cache_views") if getattr(tuning, key) is not None]
+    if idle and not job.frozen and wanted == "auto":
+        say(f"without effect: {' and '.join(f'tuning.{key}' for key in idle)}; every weight trains from the start")
     if wanted == "off" or (wanted == "auto" and not job.frozen):
         return None
     found = _refusal(job, probed) or _plan(job, wanted, probed)
@@ -118,10 +123,12 @@ def _refusal(job: Job, probed: Sequence[str]) -> str:
         return "every weight trains from the start"
     if recipe.dataset.streaming:
         return "a stream is read once"
-    if recipe.augment and recipe.tuning.cache_views is None:
-        return "augmentation changes the rows; tuning.cache_views: 4 would keep four views of each"
+    if job.task.parts is not None:
+        return "rows that are read in windows are not recorded"
     if recipe.augment and probed:
         return "a linear probe reads rows as they are, not augmented"
+    if recipe.augment and recipe.tuning.cache_views is None:
+        return "augmentation changes the rows; tuning.cache_views: 4 would keep four views of each"
     if recipe.objective.mixup is not None or recipe.objective.cutmix is not None:
         return "objective.mixup and cutmix mix each row with another one"
     if recipe.tuning.strategy == "gradual":
@@ -143,6 +150,8 @@ def _plan(job: Job, wanted: str, probed: Sequence[str]) -> Plan | str:
     """The plan, or why there is none. Rows are read only when it can still be worth it."""
     tuning, inputs = job.recipe.tuning, _cached_inputs(job, probed)
     least = NO_LOSS if tuning.solver == "logistic" else LEAST_SAVING
+    if tuning.cache_views is not None:
+        least = 0.0  # views are other rows than fresh draws: what lies there already must not decide which
     if job.task.length is not None and not inputs["train"].lengths.any():
         return "no row has a token"
     job.built.model.to(PartialState().device)  # where the Trainer would put it a moment later
@@ -223,6 +232,7 @@ def _measure(job: Job, cut: Cut, batch: Mapping[str, torch.Tensor], inputs: Mapp
     size = training["per_device_train_batch_size"] * training["gradient_accumulation_steps"] * job.environment.processes
     most = int(training.get("max_steps") or 0)
     epochs = most * size / max(1, train) if most > 0 else float(training["num_train_epochs"])
+    asked = epochs
     every = training.get("eval_steps") or training.get("logging_steps") or 500
     often = 1 / every if every < 1 else epochs * train / size / every
     often = often if training["eval_strategy"] == "steps" else epochs
@@ -231,6 +241,7 @@ def _measure(job: Job, cut: Cut, batch: Mapping[str, torch.Tensor], inputs: Mapp
     elif job.recipe.tuning.warm_start is not None:
         epochs, often = epochs + 1, often + 1
     return Work(
+        asked=asked,
         before=before,
         after=whole.get_total_flops() / rows - before,
         train=train,

@@ -15,7 +15,7 @@ from torch import nn
 
 from hf_sft.evaluation import model_inputs
 from hf_sft.record import write_text
-from hf_sft.tasks.task import Penalty, Problem
+from hf_sft.tasks.task import Penalty, Problem, beside
 
 CLEARLY = 1.3  # times as fast, from which rounding to eight bits of mantissa is worth it
 FEWEST_PARAMETERS = 1_000_000  # below, a step costs nothing in any precision
@@ -55,6 +55,12 @@ def measured_precision(
     return "bf16", f"{line}, weights stay float32"
 
 
+def autocast(precision: str, device: torch.device) -> Any:
+    """The context in which a run of that precision computes."""
+    half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+    return torch.autocast(device.type, dtype=half, enabled=half is not None)
+
+
 def note_precision(checkpoints: Path, precision: str) -> None:
     """What a run that goes on has to take."""
     write_text(checkpoints / BEGUN_IN, precision + "\n")
@@ -83,7 +89,7 @@ def _make_step(
     channels_last: bool,
 ) -> Callable[[bool], None]:
     inputs = model_inputs(dict(batch), torch.device("cpu"), channels_last)
-    targets = {name: batch[name] for name in ("labels", "weight")}
+    targets = beside(dict(batch))
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
 
     def step(half: bool) -> None:

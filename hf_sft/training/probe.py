@@ -25,6 +25,7 @@ from hf_sft.modeling.rules import Rule
 from hf_sft.recipe import Objective, Recipe
 from hf_sft.record import write_text
 from hf_sft.summary import number
+from hf_sft.training.precision import autocast
 from hf_sft.training.replayed_rows import ReplayedRows
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def refuse_problem(recipe: Recipe, problem: str, *, asked: bool = False) -> None
     if problem in METHODS or not probed_splits(recipe, asked=asked):
         return
     place = "tuning.solver" if solves(recipe) else "tuning.warm_start" if recipe.tuning.warm_start else "with_probe"
-    expected, fix = f"a problem whose head can be solved: {', '.join(METHODS)}", "leave it out"
+    expected, fix = f"a problem whose head can be solved: {', '.join(METHODS)}", "leave it out, and train the head"
     raise RecipeError(Finding(place=place, expected=expected, found=f"problem {problem}", fix=fix))
 
 
@@ -150,15 +151,16 @@ def _features(job: Job, inputs: Inputs) -> NDArray:
     rows, evaluator = inputs.rows, job.evaluator
     replayed = isinstance(rows, ReplayedRows)
     plain = rows if replayed else Rows(rows.rows, rows.transform, rows.targets, row_ids=rows.row_ids)
-    return extract_features(
-        job.built.model,
-        plain,
-        inputs.lengths,
-        evaluator.collate,
-        batch_size=evaluator.batch_size,
-        workers=evaluator.workers,
-        channels_last=evaluator.channels_last,
-    )
+    with autocast(job.environment.precision, PartialState().device):  # as activations are recorded
+        return extract_features(
+            job.built.model,
+            plain,
+            inputs.lengths,
+            evaluator.collate,
+            batch_size=evaluator.batch_size,
+            workers=evaluator.workers,
+            channels_last=evaluator.channels_last,
+        )
 
 
 def _measure(job: Job, solved: Solved, features: Mapping[str, NDArray]) -> dict[str, Values]:

@@ -37,6 +37,7 @@ from hf_sft.data.labels import Labels
 from hf_sft.errors import DataError, RecipeError
 from hf_sft.saved_model import load_saved
 from hf_sft.tasks.tagging import PROBLEMS, as_rows, choose_constrained
+from hf_sft.tasks.task import Penalty
 
 PROBLEM = PROBLEMS["tags"]
 SHORT = {"max_length": 8, "stride": 2}  # windows of six words
@@ -316,8 +317,8 @@ def test_rows_are_read_word_by_word() -> None:
 def test_the_objective_counts_labelled_words_of_rows_that_count() -> None:
     _, batch = decoded()
     flat = batch["logits"].reshape(-1, len(TAGS))
-    total, items = PROBLEM.objective({"logits": batch["logits"]}, batch, 0.0)
-    assert items == PROBLEM.count(batch) == 2
+    total, items = PROBLEM.objective({"logits": batch["logits"]}, batch, Penalty())
+    assert items == PROBLEM.count(batch, Penalty()) == 2
     expected = functional.cross_entropy(flat[[1, 6]], torch.tensor([0, 3]), reduction="sum")
     torch.testing.assert_close(total, expected)
 

@@ -36,9 +36,9 @@ def measured(monkeypatch: pytest.MonkeyPatch, ratio: float) -> list[int]:
     return calls
 
 
-def job(tmp_path: Path, **changes: Any) -> Job:
-    recipe = make_recipe("resnet", tmp_path, tmp_path / "run", **changes)
-    return prepare(recipe, make_data("resnet", "single_label", train=20, validation=8))
+def job(tmp_path: Path, family: str = "resnet", **changes: Any) -> Job:
+    recipe = make_recipe(family, tmp_path, tmp_path / "run", **changes)
+    return prepare(recipe, make_data(family, train=20, validation=8))
 
 
 @pytest.mark.parametrize("ratio, expected", [(2.5, "bf16"), (1.2, "fp32"), (0.3, "fp32")])
@@ -47,6 +47,19 @@ def test_bfloat16_is_taken_where_it_is_clearly_faster(ratio, expected, tmp_path,
     work = job(tmp_path)
     assert work.environment.precision == expected
     assert all(parameter.dtype == torch.float32 for parameter in work.built.model.parameters())
+
+
+@pytest.mark.parametrize("family", ["bert", "bert_tags", "vit", "timm_resnet"])
+def test_a_step_of_every_task_can_be_measured(family, tmp_path, monkeypatch, small_counts):
+    calls = measured(monkeypatch, 2.5)
+    assert job(tmp_path, family).environment.precision == "bf16" and calls
+
+
+@pytest.mark.parametrize("asked", ["auto", "bf16"])
+def test_a_head_that_is_solved_is_solved_in_float32(asked, tmp_path, monkeypatch, small_counts):
+    calls = measured(monkeypatch, 2.5)
+    work = job(tmp_path, run={"precision": asked}, tuning={"strategy": "head", "solver": "logistic"})
+    assert work.environment.precision == "fp32" and not calls
 
 
 @pytest.mark.parametrize("asked", ["fp32", "bf16"])
