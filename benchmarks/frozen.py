@@ -13,7 +13,6 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import date
 from functools import partial
 from pathlib import Path
@@ -38,7 +37,8 @@ from hf_sft import Recipe, fine_tune
 from hf_sft.environment import prepare_environment
 from hf_sft.job import prepare
 from hf_sft.packages import locate_in_package
-from hf_sft.training.activation_cache import _record_rows, decide
+from hf_sft.training.activation_cache import replaying
+from hf_sft.training.cache_plan import decide
 
 BATCH = 32
 DATA = Path(os.environ.get("HF_SFT_REAL_DATA", ""))
@@ -220,19 +220,20 @@ def recording(repetitions: int) -> None:
         with tempfile.TemporaryDirectory() as name:
             settings = Recipe.from_dict(recipe(Path(name)))
             work = prepare(settings, prepare_environment(settings))
-            inputs = work.inputs["train"]
+            inputs = [work.inputs["train"], work.inputs["validation"]]
 
-            def record(work: Any = work, inputs: Any = inputs, folder: str = name) -> float:
+            def record(work: Any = work, folder: str = name) -> float:
                 shutil.rmtree(f"{folder}/cache", ignore_errors=True)
                 plan = decide(work)
                 assert plan is not None
                 started = time.perf_counter()
-                _record_rows(work, plan, inputs, plan.keys["train"])
-                return time.perf_counter() - started
+                with replaying(work, plan):
+                    return time.perf_counter() - started
 
             def infer(work: Any = work, inputs: Any = inputs) -> float:
                 started = time.perf_counter()
-                replace(work.evaluator).predict(work.built.model, inputs.rows, inputs.lengths, work.labels)
+                for part in inputs:
+                    work.evaluator.predict(work.built.model, part.rows, part.lengths, work.labels)
                 return time.perf_counter() - started
 
             compare(f"recording {title}", {"recording": record, "inference": infer}, repetitions, "recording")
