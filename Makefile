@@ -17,7 +17,7 @@ run: $(READY)
 	$(BIN)/accelerate launch --num_processes 1 -m hf_sft.run recipes/bert_sentiment.yaml
 
 test: $(READY)
-	$(BIN)/python -m pytest -m 'not slow'
+	$(BIN)/python -m pytest -m 'not slow' -n 2 --dist loadfile
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
