@@ -9,7 +9,8 @@ from typing import Any
 
 # Rows per class. Below the first a solved head beats training everything, from the second on training everything wins:
 # benchmarks/RESULTS.md, few labels (`benchmarks/quality.py few`).
-HEAD_BELOW = 16.0
+HEAD_BELOW = 48.0
+MANY_CLASSES = 20  # the first number holds from so many on: of 4 classes training everything won from 8 rows each
 FULL_FROM = 64.0
 # Shares of the way from an answer that ignores the input (0) to a perfect one (1) that a linear probe has come.
 NOTHING_LEARNT = 0.05  # below it the features hardly tell the labels apart
@@ -29,11 +30,13 @@ class Evidence:
 
     rows_per_class: of the training rows, the median over classes (see `rows_per_class`).
     gained: how far a linear probe has come from the baseline (0) to a perfect score (1); see `gained`.
+    classes: of which a row has one.
     entropy: of the model's old head on these rows, over that of an even guess: 0 sure, 1 no idea.
     layers: how many the model has. random: its weights are drawn, not loaded. kept_head: it brings the very classifier.
     """
 
     rows_per_class: float
+    classes: int | None = None
     gained: float | None = None
     entropy: float | None = None
     layers: int | None = None
@@ -72,6 +75,10 @@ def advise(evidence: Evidence) -> Advice:
         return _advice("full", {}, f"{few}{share}: its features hardly know these labels and have to change")
     if gained is not None and gained >= NEARLY_PERFECT:
         return _head(evidence, f"{few}{share}: the features are good as they are")
+    if evidence.classes is not None and evidence.classes < MANY_CLASSES and number < FULL_FROM:
+        return _advice(
+            "full", warm, f"{few} of {evidence.classes} classes: so few are told apart by changing all{share}"
+        )
     if number < HEAD_BELOW:
         return _head(evidence, f"{few}, under {HEAD_BELOW:.0f}: too few to change the layers below the head{share}")
     if number >= FULL_FROM:

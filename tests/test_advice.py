@@ -10,6 +10,7 @@ import pytest
 from hf_sft.advice import (
     FULL_FROM,
     HEAD_BELOW,
+    MANY_CLASSES,
     NEARLY_PERFECT,
     NOTHING_LEARNT,
     SEPARATED,
@@ -30,6 +31,8 @@ TOP = {"strategy": "top_layers", "layers": 2, "warm_start": "linear_probe"}
 FIRST = {**TOP, "strategy": "first_layers"}
 CASES: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"rows_per_class": FEW}, SOLVED),
+    ({"rows_per_class": FEW, "classes": MANY_CLASSES}, SOLVED),
+    ({"rows_per_class": FEW, "classes": 4}, WARM),
     ({"rows_per_class": HEAD_BELOW, "layers": 6}, TOP),
     ({"rows_per_class": SOME, "layers": 6}, TOP),
     ({"rows_per_class": SOME}, WARM),

@@ -50,6 +50,7 @@ def evidence_of(
     names = found.labels.names
     return Evidence(
         rows_per_class=per_class,
+        classes=len(names) if found.labels.problem == "single_label" else None,
         gained=held_out.gained if held_out else None,
         entropy=entropy,
         layers=None if work is None else sum(block.is_layer for block in find_blocks(work.built.model)),
