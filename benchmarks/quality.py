@@ -158,10 +158,35 @@ def table(results: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def draw_few(results: dict[str, dict[str, Any]], file: Path) -> None:
+    """Accuracy on test over labels per class, the head solved against everything trained; one panel per set."""
+    import matplotlib.pyplot as plt
+
+    figure, panels = plt.subplots(1, len(FEW), figsize=(9, 3.4), sharey=True)
+    for panel, (name, classes) in zip(panels, FEW.items(), strict=True):
+        for arm, words in (("head", "head solved"), ("full", "all trained")):
+            found: dict[int, list[float]] = {}
+            for key, values in results.items():
+                parts = key.split()
+                if parts[:2] == ["few", name] and parts[3] == arm:
+                    found.setdefault(int(parts[2]), []).append(values["test"])
+            numbers = sorted(found)
+            panel.plot(numbers, [statistics.mean(found[number]) for number in numbers], marker="o", label=words)
+        panel.set(title=f"{name}, {classes} classes", xlabel="labels per class", xscale="log")
+        panel.set_xticks(LABELS_PER_CLASS, [str(number) for number in LABELS_PER_CLASS])
+        panel.minorticks_off()
+        panel.grid(alpha=0.3)
+    panels[0].set_ylabel("accuracy on test")
+    panels[0].legend()
+    figure.tight_layout()
+    figure.savefig(file, dpi=100)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []])
     parser.add_argument("--results", type=Path, default=Path("quality.jsonl"))
+    parser.add_argument("--picture", type=Path, help="of the few labels")
     parser.add_argument("--only", default="", help="runs whose name contains this")
     chosen = parser.parse_args()
     datasets.disable_progress_bars()
@@ -179,6 +204,8 @@ def main() -> None:
                 file.write(json.dumps({"name": name, **results[name]}) + "\n")
             print(name, results[name], flush=True)
     print(table(results))
+    if chosen.picture:
+        draw_few(results, chosen.picture)
 
 
 if __name__ == "__main__":

@@ -48,6 +48,8 @@ def fine_tune(
     finished = run_directory.finished_run(recipe, asked, overwrite=overwrite)
     if finished is not None:
         say(f"this run is finished already; --overwrite repeats it\n\n{finished}")
+        if with_probe and not any("linear_probe" in found for found in finished.baselines.values()):
+            say("no linear probe was measured in that run; --overwrite --with-probe repeats it with one")
         return finished
     work = job.prepare(
         recipe, machine, data=data, functions=metrics or {}, callbacks=callbacks, trust_remote_code=trust_remote_code

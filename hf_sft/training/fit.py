@@ -132,6 +132,8 @@ def _train(job: Job, directory: RunDirectory, callbacks: Sequence[Any], *, with_
         say(line)
     if probe and job.recipe.tuning.warm_start:
         notes.append(f"warm start: {probe.words}")
+    if probe and probe.below:
+        notes.append(f"linear probe: {probe.below}")
     return Trained(
         log=state.log_history,
         seconds=seconds,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,10 +40,14 @@ Values = dict[str, float]
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
-    """A linear probe of the model as it was loaded. words: how it was solved. metrics: split -> name -> value."""
+    """A linear probe of the model as it was loaded. words: how it was solved. metrics: split -> name -> value.
+
+    below: one line on new layers below the output layer; empty where there are none.
+    """
 
     words: str
     metrics: Mapping[str, Values]
+    below: str = ""
 
 
 def solves(recipe: Recipe) -> bool:
@@ -98,11 +102,15 @@ def notes(recipe: Recipe, built: Built) -> list[str]:
         )
     below = [] if recipe.model.weights == "random" else new_below_output(built.model, built.new)
     if below:
-        shown = ", ".join(below[:4]) + (f" and {len(below) - 4} more" if len(below) > 4 else "")
-        found.append(f"new below the output layer, and as it was drawn when the head is solved: {shown}")
+        found.append(_in_words(below))
     if not set(built.new) - set(below):
         found.append("the classifier that the model brought is replaced by the solved head")
     return found
+
+
+def _in_words(below: Sequence[str]) -> str:
+    shown = ", ".join(below[:4]) + (f" and {len(below) - 4} more" if len(below) > 4 else "")
+    return f"new below the output layer, and as it was drawn when the head is solved: {shown}"
 
 
 def idle_keys(recipe: Recipe) -> list[str]:
@@ -198,8 +206,12 @@ def before_training(job: Job, folder: Path, *, going_on: bool, asked: bool) -> P
     if warm:
         write_head(job.built.model, solved)
     say(f"{'warm start' if warm else 'linear probe'}: {found.words}{_score(job, found)}")
+    below = [] if warm else new_below_output(job.built.model, job.built.new)  # a warm start has said so
+    if below:
+        found = replace(found, below=_in_words(below))
+        say(found.below)
     if PartialState().is_main_process:
-        write_text(file, json.dumps({"words": found.words, "metrics": found.metrics}))
+        write_text(file, json.dumps({"words": found.words, "metrics": found.metrics, "below": found.below}))
     return found
 
 
@@ -207,7 +219,7 @@ def _read(file: Path) -> Probe | None:
     if not file.is_file():
         return None
     content = json.loads(file.read_text(encoding="utf-8"))
-    return Probe(words=content["words"], metrics=content["metrics"])
+    return Probe(words=content["words"], metrics=content["metrics"], below=content["below"])
 
 
 def _score(job: Job, found: Probe) -> str:

@@ -56,3 +56,11 @@ def test_augmented_views_are_not_what_a_probe_reads(tmp_path):
     work = prepare(recipe, make_data("vit", train=16, validation=8))
     with pytest.raises(RecipeError, match="a linear probe reads rows as they are"):
         train(work, RunDirectory(tmp_path / "run"))
+
+
+@pytest.mark.parametrize("family, told", [("roberta", True), ("vit", False)])
+def test_a_probe_that_was_asked_for_names_what_is_new_below_the_output_layer(family, told, tmp_path):
+    recipe = make_recipe(family, tmp_path, tmp_path / "run")
+    work = prepare(recipe, make_data(family, train=24, validation=8, test=8))
+    trained = train(work, RunDirectory(tmp_path / "run"), with_probe=True)
+    assert any("new below the output layer" in note for note in trained.notes) == told
