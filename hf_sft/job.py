@@ -205,29 +205,13 @@ def assemble(
         say(line)
     with every_adapter_used(built.model):
         _try_one_row(built.model, inputs["train"], collate, channels_last)
-    penalty = find_penalty(recipe, task, built.labels, inputs["train"].targets)
-    if probe.solves(recipe):  # what is solved is what the float32 model gives
-        environment = replace(environment, precision="fp32")
-    elif resolved.run.precision == "auto" and environment.device == "cpu":
-        precision, line = measured_precision(
-            built.model,
-            frozen,
-            collate(inputs["train"].features(ROWS)),
-            evaluator.problem,
-            penalty,
-            channels_last=channels_last,
-            checkpoints=RunDirectory(Path(recipe.output_dir)).checkpoints,
-        )
-        environment = replace(environment, precision=precision)
-        if line:
-            say(line)
-    return Job(
+    work = Job(
         recipe=resolved,
         task=task,
         environment=environment,
         data=found,
         labels=built.labels,
-        penalty=penalty,
+        penalty=find_penalty(recipe, task, built.labels, inputs["train"].targets),
         metrics=metrics,
         built=built,
         rules=rules,
@@ -237,8 +221,29 @@ def assemble(
         evaluator=evaluator,
         collate=collate,
         notes=tuple(notes),
-        load_seconds=time.perf_counter() - started,
+        load_seconds=0.0,
     )
+    return replace(work, environment=_settle_precision(work), load_seconds=time.perf_counter() - started)
+
+
+def _settle_precision(work: Job) -> Environment:
+    """The machine, with the precision that this model trains in."""
+    if probe.solves(work.recipe):  # what is solved is what the float32 model gives
+        return replace(work.environment, precision="fp32")
+    if work.recipe.run.precision != "auto" or work.environment.device != "cpu":
+        return work.environment
+    precision, line = measured_precision(
+        work.built.model,
+        work.frozen,
+        work.collate(work.inputs["train"].features(ROWS)),
+        work.problem,
+        work.penalty,
+        channels_last=work.evaluator.channels_last,
+        checkpoints=RunDirectory(Path(work.recipe.output_dir)).checkpoints,
+    )
+    if line:
+        say(line)
+    return replace(work.environment, precision=precision)
 
 
 def _with_layers_drawn_anew(built: Built, number: int, rules: Mapping[str, Rule]) -> Built:

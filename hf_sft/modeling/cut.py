@@ -41,7 +41,7 @@ def find_cut(
     unread: inputs of one row, as blanks, that batches will not carry when they are replayed (images need not be read
     again). The model is left as it was: weights, statistics, random state.
     """
-    with torch.random.fork_rng(), _undisturbed(model):
+    with undisturbed(model):
         try:
             order = _calls(model, frozen, batches[0])
         except IMPOSSIBLE as error:
@@ -252,15 +252,16 @@ def _close(one: torch.Tensor, other: torch.Tensor) -> bool:
 
 
 @contextmanager
-def _undisturbed(model: nn.Module) -> Iterator[None]:
-    """Modes and buffers (statistics of BatchNorm) are put back."""
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """The model in eval mode; its modes, buffers (statistics of BatchNorm) and random numbers are put back."""
     modes = [(module, module.training) for module in model.modules()]
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-        for buffer, value in buffers:
-            buffer.copy_(value)
+    with torch.random.fork_rng():
+        try:
+            yield
+        finally:
+            for module, mode in modes:
+                module.training = mode
+            for buffer, value in buffers:
+                buffer.copy_(value)

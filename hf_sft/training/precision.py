@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from accelerate.utils import broadcast_object_list
 from torch import nn
 
 from hf_sft.evaluation import model_inputs
+from hf_sft.modeling.cut import undisturbed
 from hf_sft.record import write_text
 from hf_sft.tasks.task import Penalty, Problem, beside
 
@@ -46,7 +46,7 @@ def measured_precision(
     times = [0.0]
     if PartialState().is_main_process:
         step = _make_step(model, frozen, batch, problem, penalty, channels_last)
-        with _undisturbed(model):
+        with undisturbed(model):
             times[0] = times_as_fast(step)
     (times_faster,) = broadcast_object_list(times)
     if times_faster < CLEARLY:
@@ -102,18 +102,3 @@ def _make_step(
         torch.autograd.grad(total / items, learning, allow_unused=True)
 
     return step
-
-
-@contextmanager
-def _undisturbed(model: nn.Module) -> Iterator[None]:
-    """Modes, buffers (statistics of BatchNorm) and random numbers are put back."""
-    modes = [(module, module.training) for module in model.modules()]
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    with torch.random.fork_rng(devices=[]):
-        try:
-            yield
-        finally:
-            for module, mode in modes:
-                module.training = mode
-            for buffer, value in buffers:
-                buffer.copy_(value)
