@@ -45,6 +45,10 @@ DATA = Path(os.environ.get("HF_SFT_REAL_DATA", ""))
 LITE0 = DATA / "checkpoints" / "efficientnet_lite0"
 
 
+def _kept(folder: Path, tuning: dict[str, Any]) -> dict[str, str]:
+    return {} if tuning.get("cache") == "off" else {"cache_dir": str(folder / "cache")}
+
+
 def images_recipe(folder: Path, **tuning: Any) -> dict[str, Any]:
     return {
         "task": "image-classification",
@@ -54,7 +58,7 @@ def images_recipe(folder: Path, **tuning: Any) -> dict[str, Any]:
             "splits": {"test": None},
             "max_samples": {"train": 1000, "validation": 200},
         },
-        "tuning": {"strategy": "head", "cache_dir": str(folder / "cache"), **tuning},
+        "tuning": {"strategy": "head", **_kept(folder, tuning), **tuning},
         "training": {"num_train_epochs": 10, "per_device_train_batch_size": BATCH, "learning_rate": 1e-3},
         "run": {"precision": "fp32"},  # as the Trainer's
         "output_dir": str(folder / "ours"),
@@ -71,7 +75,7 @@ def text_recipe(folder: Path, epochs: int, rows: int, **tuning: Any) -> dict[str
             "splits": {"test": None},
             "max_samples": {"train": rows, "validation": 300},
         },
-        "tuning": {"strategy": "head", "cache_dir": str(folder / "cache"), **tuning},
+        "tuning": {"strategy": "head", **_kept(folder, tuning), **tuning},
         "training": {"num_train_epochs": epochs, "per_device_train_batch_size": BATCH, "learning_rate": 1e-3},
         "run": {"precision": "fp32"},  # as the Trainer's
         "output_dir": str(folder / "ours"),
