@@ -98,6 +98,8 @@ def test_a_run_that_is_killed_anywhere_ends_as_one_that_was_not(
     def recipe(name: str) -> Recipe:
         changes: dict[str, Any] = {"training": {**SAVED_OFTEN, "per_device_train_batch_size": 8 // processes}}
         changes["dataset"] = {"path": str(tmp_path / "data")}
+        changes["augment"] = [{"word_dropout": {"p": 0.2}}] if family == "bert" else ["horizontal_flip"]
+        changes["tuning"] = {"ema": "auto"}
         if processes > 1:  # ranks draw their own dropout
             config = NO_DROPOUT
             changes["model"] = {"config": config}
