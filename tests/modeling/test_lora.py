@@ -113,7 +113,9 @@ def test_outputs_are_those_of_the_base_at_first_and_those_of_the_adapters_after_
     disturb(model.double())  # the random weights of some families let rounding grow
     inputs = {name: value.double() if value.is_floating_point() else value for name, value in inputs.items()}
     different = outputs(model, inputs)
-    assert not torch.equal(different.float(), base) or family == "efficientnet", "whose random weights let nothing through"
+    assert not torch.equal(different.float(), base) or family == "efficientnet", (
+        "whose random weights let nothing through"
+    )
     merge_adapters(model)
     torch.testing.assert_close(outputs(model, inputs), different, atol=1e-5, rtol=1e-4)
     assert list(model.state_dict()) == names
