@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gc
 import os
 from collections.abc import Iterator
@@ -46,3 +47,33 @@ def activations_lie_apart(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("hf_sft.data.recorded.default_root", lambda: root)
         yield
+
+
+DRAWN_IN = ("test_curves.py", "test_escaping.py", "test_run.py")
+ONE_PIXEL = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGP4DwABAQEAG7buVgAAAABJRU5ErkJggg=="
+)
+
+
+@pytest.fixture(autouse=True)
+def curves_are_drawn_where_they_are_looked_at(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """Drawing them takes as long as all the rest of a tiny run."""
+    if request.path.name not in DRAWN_IN:
+        monkeypatch.setattr("hf_sft.curves.as_png", lambda record: ONE_PIXEL)
+
+
+@pytest.fixture(autouse=True)
+def folders_are_owned_at_once(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """A run looks a second time, 0.3 s later, whether its folder is its own."""
+    if request.path.name != "test_ownership.py":
+        monkeypatch.setattr("hf_sft.ownership.SETTLE", 0.0)
+
+
+@pytest.fixture(autouse=True)
+def no_test_measures_speed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> None:
+    """Runs are compared to the last bit, so none may choose its precision by the clock; test_precision.py does."""
+    root = tmp_path_factory.getbasetemp() / "precision" / str(abs(hash(request.node.nodeid)))
+    monkeypatch.setattr("hf_sft.training.precision.FEWEST_PARAMETERS", 10**12)
+    monkeypatch.setattr("hf_sft.training.precision.measured_before", lambda: root)

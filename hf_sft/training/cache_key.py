@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import tempfile
 from importlib.metadata import version
@@ -64,10 +65,18 @@ def _without(content: Any, keys: tuple[str, ...]) -> Any:
 
 
 def _processor_files(job: Job) -> bytes:
-    """What the processor saves of itself; that of a timm model lies in the model's configuration."""
+    """What the processor saves of itself; that of a timm model lies in the model's configuration.
+
+    A tokenizer's file also says how it last cut and padded, which is no property of it: max_length is in the recipe.
+    """
     if job.built.model.config.model_type == "timm_wrapper":
         return b""
+    processor = job.built.processor
+    if getattr(processor, "is_fast", False) and hasattr(processor, "backend_tokenizer"):
+        processor = copy.deepcopy(processor)
+        processor.backend_tokenizer.no_truncation()
+        processor.backend_tokenizer.no_padding()
     with tempfile.TemporaryDirectory() as folder:
-        job.built.processor.save_pretrained(folder)
+        processor.save_pretrained(folder)
         files = sorted(path for path in Path(folder).rglob("*") if path.is_file())
         return b"".join(file.name.encode() + file.read_bytes() for file in files)

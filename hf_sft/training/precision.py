@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+import xxhash
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
+from huggingface_hub.constants import HF_HOME
 from torch import nn
 
 from hf_sft.evaluation import model_inputs
@@ -37,7 +41,8 @@ def measured_precision(
     """(precision, one line that says why) on a CPU; the line is empty where nothing was measured.
 
     batch: collated. checkpoints: where a run that goes on noted what it began in. Processor time is compared, which
-    other work on the machine hardly changes; every process takes what the main one measured.
+    other work on the machine hardly changes; every process takes what the main one measured. A measurement is kept in
+    the user's cache, so that the same recipe trains in the same precision again on the same machine.
     """
     if (checkpoints / BEGUN_IN).is_file():
         return (checkpoints / BEGUN_IN).read_text(encoding="utf-8").strip(), ""
@@ -46,13 +51,33 @@ def measured_precision(
     times = [0.0]
     if PartialState().is_main_process:
         step = _make_step(model, frozen, batch, problem, penalty, channels_last)
-        with undisturbed(model):
-            times[0] = times_as_fast(step)
+        known = measured_before() / _name_case(model, batch, channels_last)
+        with contextlib.suppress(OSError, ValueError):
+            times[0] = float(known.read_text(encoding="utf-8"))
+        if not times[0]:
+            with undisturbed(model):
+                times[0] = times_as_fast(step)
+            with contextlib.suppress(OSError):  # a cache that cannot be written: measured anew next time
+                known.parent.mkdir(parents=True, exist_ok=True)
+                write_text(known, f"{times[0]:.3f}\n")
     (times_faster,) = broadcast_object_list(times)
     if times_faster < CLEARLY:
         return "fp32", ""
     line = f"bfloat16 is {times_faster:.1f} times as fast as float32 on this CPU: steps compute in bf16"
     return "bf16", f"{line}, weights stay float32"
+
+
+def measured_before() -> Path:
+    """The folder of measurements on this machine, a file each."""
+    return Path(HF_HOME) / "hf_sft" / "precision"
+
+
+def _name_case(model: nn.Module, batch: Mapping[str, Any], channels_last: bool) -> str:
+    """What a measurement depends on: the machine, the structure, what of it learns and the shapes it reads."""
+    case = [platform.node(), torch.__version__, torch.get_num_threads(), channels_last]
+    case += [(name, tuple(part.shape), part.requires_grad) for name, part in model.named_parameters()]
+    case += [(name, tuple(getattr(value, "shape", ()))) for name, value in batch.items()]
+    return xxhash.xxh64(repr(case).encode()).hexdigest()
 
 
 def autocast(precision: str, device: torch.device) -> Any:

@@ -65,6 +65,14 @@ def test_what_another_tokenizer_makes_of_a_text_is_recorded_apart(models: Path, 
     assert planned(work).missing == 38
 
 
+def test_how_a_tokenizer_was_last_used_changes_nothing(models: Path, tmp_path: Path) -> None:
+    train(job_of("bert", models, tmp_path / "first", TOP))
+    work = job_of("bert", models, tmp_path / "other", TOP)
+    for settings in ({"truncation": False}, {"truncation": True, "max_length": 7, "padding": "max_length"}):
+        work.built.processor(["good film"], **settings)
+        assert planned(work).missing == 0
+
+
 @pytest.mark.parametrize(("family", "change"), [("bert", changed_text), ("resnet", brighter)])
 def test_a_row_that_changed_is_recorded_anew_and_it_alone(
     family: str, change: Any, models: Path, tmp_path: Path, recorded: list[int]

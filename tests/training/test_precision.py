@@ -94,8 +94,31 @@ def test_a_run_that_goes_on_keeps_the_precision_it_began_in(tmp_path, monkeypatc
     work = job(tmp_path)
     train(work, RunDirectory(Path(work.recipe.output_dir)))
     calls = measured(monkeypatch, 0.5)
+    monkeypatch.setattr(precision, "measured_before", lambda: tmp_path / "a new cache")
     assert job(tmp_path).environment.precision == "bf16"
     assert not calls
+
+
+def test_a_measurement_is_kept_for_the_same_model_and_for_no_other(tmp_path, monkeypatch, small_counts):
+    measured(monkeypatch, 2.5)
+    assert job(tmp_path / "one").environment.precision == "bf16"
+    calls = measured(monkeypatch, 0.5)
+    assert job(tmp_path / "two").environment.precision == "bf16" and not calls
+    assert job(tmp_path / "three", tuning={"strategy": "head"}).environment.precision == "fp32" and calls
+
+
+@pytest.mark.parametrize("content", [None, "", "half"])
+def test_a_cache_that_cannot_be_used_costs_a_measurement(content, tmp_path, monkeypatch, small_counts):
+    cache = tmp_path / "cache"
+    if content is None:
+        cache.write_text("a file where the folder should be")
+    monkeypatch.setattr(precision, "measured_before", lambda: cache)
+    monkeypatch.setattr(precision, "_name_case", lambda *rest: "case")
+    if content is not None:
+        cache.mkdir()
+        (cache / "case").write_text(content)
+    calls = measured(monkeypatch, 2.5)
+    assert job(tmp_path).environment.precision == "bf16" and calls
 
 
 def test_the_record_says_what_was_trained_in(tmp_path, monkeypatch, small_counts):
