@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,6 +19,14 @@ def deal_folds(targets: NDArray, problem: str, *, seed: int, most: int = FOLDS) 
     """
     folds = min(most, _most_folds(targets, problem))
     return None if folds < 2 else _dealt(targets, folds, seed)
+
+
+def deal_groups(groups: Sequence[Any] | NDArray, *, seed: int, most: int = FOLDS) -> NDArray | None:
+    """int64 [N]: the fold of each row, where the rows of a group share one; None where there is one group alone."""
+    _, numbers = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
+    found = int(numbers.max()) + 1
+    folds = min(most, found)
+    return np.asarray(np.random.default_rng(seed).permutation(found)[numbers] % folds) if folds > 1 else None
 
 
 def choose_rows(targets: NDArray, most: int, *, seed: int) -> NDArray:

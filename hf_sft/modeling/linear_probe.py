@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from hf_sft.errors import Finding, ModelError
 from hf_sft.modeling.anatomy import output_layers
 from hf_sft.modeling.convex import METHODS, Fit, Layer, Method
-from hf_sft.modeling.folds import choose_rows, deal_folds
+from hf_sft.modeling.folds import choose_rows, deal_folds, deal_groups
 
 HALF_A_POWER = math.sqrt(10.0)  # beside the best power of ten
 WITHOUT_FOLDS = 1.0  # the strength where there are too few rows to choose one by
@@ -52,20 +52,30 @@ class Solved:
 
 
 def solve(
-    features: NDArray, targets: NDArray, problem: str, *, seed: int, num_outputs: int, intercept: bool = True
+    features: NDArray,
+    targets: NDArray,
+    problem: str,
+    *,
+    seed: int,
+    num_outputs: int,
+    intercept: bool = True,
+    groups: NDArray | None = None,
 ) -> Solved:
     """The layer that scikit-learn finds for features [N, D] (standardised meanwhile) and a Problem's targets.
 
     The strength of the regularisation is that with the least loss on held-out rows, in up to 5 folds that hold like
-    shares of the targets. A label without a row gets an output that no row prefers. The same call gives the same layer.
-    intercept False: for a layer without a bias.
+    shares of the targets, or whole groups [N] where these are given. A label without a row gets an output that no row
+    prefers. The same call gives the same layer. intercept False: for a layer without a bias.
     """
     method = METHODS[problem]
     shift, scale = _standard(features, intercept)
     rows = (features.astype(np.float64) - shift) / scale
     how = Fit(num_outputs=num_outputs, intercept=intercept, strength=WITHOUT_FOLDS, tolerance=CHOOSING)
     drawn = choose_rows(targets, _most_rows(rows.shape[1], num_outputs), seed=seed)
-    folds = deal_folds(targets[drawn], problem, seed=seed)
+    if groups is None:
+        folds = deal_folds(targets[drawn], problem, seed=seed)
+    else:
+        folds = deal_groups(groups[drawn], seed=seed)
     scores = {} if folds is None else _score_strengths(method, rows[drawn], targets[drawn], folds, how)
     strength = min(scores, key=lambda tried: (scores[tried], tried)) if scores else WITHOUT_FOLDS
     weight, bias = method.fit(rows, targets, replace(how, strength=strength, tolerance=FINAL))

@@ -19,7 +19,7 @@ from hf_sft.features import extract_features
 from hf_sft.metrics import METRICS
 from hf_sft.metrics.intervals import bootstrap_interval
 from hf_sft.metrics.metric import Metric, Outcome
-from hf_sft.modeling.folds import deal_folds
+from hf_sft.modeling.folds import deal_folds, deal_groups
 from hf_sft.modeling.linear_probe import has_bias, predict_held_out, solve
 from hf_sft.tasks.load import Inputs, take_inputs
 from hf_sft.tasks.task import Problem
@@ -48,15 +48,10 @@ def deal_rows(targets: NDArray, problem: str, *, folds: int, seed: int, groups: 
 
     Raises DataError where there are too few rows (or groups) for two folds.
     """
-    found = None
     if groups is None:
         found = deal_folds(targets, problem, seed=seed, most=folds)
     else:
-        _, numbers = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
-        number = min(folds, int(numbers.max()) + 1)
-        if number > 1:
-            order = np.random.default_rng(seed).permutation(int(numbers.max()) + 1)
-            found = np.asarray(order[numbers] % number, dtype=np.int64)
+        found = deal_groups(groups, seed=seed, most=folds)
     if found is None:
         expected = "two rows (or groups of rows) of two classes, to learn from one and be judged on the other"
         raise DataError(Finding(place="dataset", expected=expected, found=f"{len(targets):,} rows in train"))

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
@@ -149,10 +150,17 @@ def probe(job: Job, roles: Sequence[str]) -> tuple[Solved, Probe]:
                 seed=job.recipe.seed,
                 num_outputs=job.built.model.config.num_labels,
                 intercept=has_bias(job.built.model),
+                groups=_groups(job),
             )
         ]
     solved: Solved = broadcast_object_list(found)[0]
     return solved, Probe(words=str(solved), metrics=_measure(job, solved, features))
+
+
+def _groups(job: Job) -> NDArray | None:
+    """What dataset.group_column says of each training row."""
+    column = job.recipe.dataset.group_column
+    return None if column is None else np.asarray(job.data.splits["train"].split.rows[column][:], dtype=str)
 
 
 def _features(job: Job, inputs: Inputs) -> NDArray:

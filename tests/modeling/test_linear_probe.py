@@ -18,7 +18,7 @@ from sklearn.preprocessing import StandardScaler
 
 from hf_sft.errors import ModelError
 from hf_sft.modeling.anatomy import output_layers
-from hf_sft.modeling.folds import choose_rows, deal_folds
+from hf_sft.modeling.folds import choose_rows, deal_folds, deal_groups
 from hf_sft.modeling.linear_probe import has_bias, new_below_output, num_features, solve, write_head
 
 
@@ -210,3 +210,23 @@ def test_77_labels_of_10_003_rows_take_under_a_minute_on_one_core() -> None:
     started = time.process_time()
     solve(rows, targets, "single_label", seed=0, num_outputs=77)
     assert time.process_time() - started < 60
+
+
+def test_rows_of_a_group_share_a_fold() -> None:
+    groups = np.array(["a", "b", "c", "d", "e", "f", "g"])[np.random.default_rng(0).integers(0, 7, 200)]
+    folds = deal_groups(groups, seed=3)
+    assert folds is not None and set(folds) == {0, 1, 2, 3, 4}
+    assert all(len(set(folds[groups == name])) == 1 for name in groups)
+    assert deal_groups(["one"] * 9, seed=3) is None
+
+
+def test_regularisation_is_chosen_on_groups_that_were_not_seen() -> None:
+    """Features that name the group tell nothing of another one: only folds of whole groups see that."""
+    generator = np.random.default_rng(0)
+    groups = np.repeat(np.arange(40), 8)
+    targets = generator.integers(0, 2, 40)[groups]
+    features = generator.normal(size=(40, 60))[groups].astype(np.float32)
+    alike = solve(features, targets, "single_label", seed=0, num_outputs=2)
+    apart = solve(features, targets, "single_label", seed=0, num_outputs=2, groups=groups)
+    assert np.abs(apart.weight).max() < np.abs(alike.weight).max() / 2
+    assert min(apart.scores.values()) > 2 * min(alike.scores.values())

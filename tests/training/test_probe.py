@@ -234,3 +234,14 @@ def test_check_rehearses_it(tuning: dict[str, Any], models: Path, tmp_path: Path
     assert (content["rehearsal"]["steps"] == 0) == ("solver" in tuning) == ("none: the head is solved" in text)
     (head,) = [row for row in content["blocks"] if row["block"] == "head"]
     assert head["trains"] == ("solved" if "solver" in tuning else "yes")
+
+
+def test_groups_of_rows_stay_together_while_a_head_is_solved(models: Path, tmp_path: Path, monkeypatch) -> None:
+    seen: list[Any] = []
+    solve = probe.solve
+    monkeypatch.setattr(probe, "solve", lambda *rows, **settings: seen.append(settings) or solve(*rows, **settings))
+    data = make_data("bert", "single_label", **SIZES)
+    data = {role: rows.add_column("author", [n // 4 for n in range(len(rows))]) for role, rows in data.items()}
+    recipe = make_recipe("bert", models, tmp_path / "run", tuning=LOGISTIC, dataset={"group_column": "author"})
+    fine_tune(recipe, data=data)
+    assert seen[0]["groups"].tolist() == [str(n // 4) for n in range(44)]
