@@ -72,10 +72,8 @@ def solve(
     rows = (features.astype(np.float64) - shift) / scale
     how = Fit(num_outputs=num_outputs, intercept=intercept, strength=WITHOUT_FOLDS, tolerance=CHOOSING)
     drawn = choose_rows(targets, _most_rows(rows.shape[1], num_outputs), seed=seed)
-    if groups is None:
-        folds = deal_folds(targets[drawn], problem, seed=seed)
-    else:
-        folds = deal_groups(groups[drawn], seed=seed)
+    alike = deal_folds(targets[drawn], problem, seed=seed)
+    folds = alike if groups is None else deal_groups(groups[drawn], seed=seed)
     scores = {} if folds is None else _score_strengths(method, rows[drawn], targets[drawn], folds, how)
     strength = min(scores, key=lambda tried: (scores[tried], tried)) if scores else WITHOUT_FOLDS
     weight, bias = method.fit(rows, targets, replace(how, strength=strength, tolerance=FINAL))
