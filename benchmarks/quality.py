@@ -40,7 +40,11 @@ CIFAR = {
     "training": {"num_train_epochs": 3},
     "metrics": ["accuracy"],
 }
-LP_FT = {"warm_start": "linear_probe", "wise_ft": {"alpha": "auto"}}
+ARMS: dict[str, dict[str, Any]] = {  # of ours -> tuning
+    "default": {},  # a solved head to begin with
+    "wise_ft": {"wise_ft": {"alpha": "auto"}},
+    "random_head": {"warm_start": "none"},
+}
 SHIFTED: dict[str, dict[str, Any]] = {  # task -> what evaluate is told of the shifted set
     "text-classification": {
         "data": str(DATA / "uci_sentiment"),
@@ -89,8 +93,8 @@ def shifted(model: Path, task: str) -> dict[str, Any]:
 def domains(name: str, recipe: dict[str, Any], seeds: range) -> Iterator[Job]:
     for seed in seeds:
         yield f"{name} plain {seed}", lambda folder, seed=seed: plain(recipe, seed, folder)  # type: ignore[misc]
-        yield f"{name} default {seed}", lambda folder, seed=seed: ours(recipe, seed, folder)  # type: ignore[misc]
-        yield f"{name} lp_ft+wise_ft {seed}", lambda folder, seed=seed: ours(recipe, seed, folder, **LP_FT)  # type: ignore[misc]
+        for arm, tuning in ARMS.items():
+            yield f"{name} {arm} {seed}", lambda folder, seed=seed, tuning=tuning: ours(recipe, seed, folder, **tuning)  # type: ignore[misc]
 
 
 def few_labels() -> Iterator[Job]:

@@ -110,7 +110,8 @@ def agrees(tuning: Mapping[str, Any], advice: Advice) -> bool:
     strategy = tuning.get("strategy", "full")
     if advice.strategy == "full" and strategy in EVERYTHING and strategy != "full":
         return True
-    return strategy == advice.strategy and (bool(tuning.get("warm_start")) or "warm_start" not in advice.tuning)
+    warm = tuning.get("warm_start", "auto") in (("auto", "linear_probe") if strategy == "full" else ("linear_probe",))
+    return strategy == advice.strategy and (warm or "warm_start" not in advice.tuning)
 
 
 def rows_per_class(counts: Mapping[Any, int], rows: int, problem: str) -> float:

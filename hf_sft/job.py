@@ -40,6 +40,7 @@ from hf_sft.training.arguments import fill_training, workers
 from hf_sft.training.gradual import describe_turns
 from hf_sft.training.learning_rates import default_learning_rate
 from hf_sft.training.precision import ROWS, measured_precision
+from hf_sft.training.warm_start import settle_warm_start
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +133,7 @@ def tuning_notes(
     per_epoch = num_steps({**recipe.training, "max_steps": 0, "num_train_epochs": 1}, rows, processes)
     epochs = steps / per_epoch if steps and per_epoch else None
     notes = describe_turns(rules, recipe.tuning, steps=steps, epochs=epochs)
-    drawn = recipe.tuning.reinit_layers is not None or recipe.tuning.warm_start is None
+    drawn = recipe.tuning.reinit_layers is not None or not probe.warms(recipe)
     if recipe.tuning.wise_ft and built.new and drawn and not probe.solves(recipe):
         notes.append(
             "wise_ft goes back towards weights that were drawn at random, so that alphas far from 1 can hardly do; "
@@ -171,7 +172,7 @@ def assemble(
     built = build_model(recipe, task, found.labels, opened=opened, trust_remote_code=trust_remote_code)
     adapted = adapt(built.model, built.new, recipe.tuning)
     rules = decide(built.model, built.new, recipe.tuning)
-    if recipe.tuning.warm_start is not None:
+    if probe.warms(recipe):
         probe.refuse_frozen_head(built.model, rules)
     if recipe.tuning.reinit_layers is not None:
         built = _with_layers_drawn_anew(built, recipe.tuning.reinit_layers, rules)
@@ -199,10 +200,6 @@ def assemble(
         workers=workers(resolved),
         channels_last=channels_last,
     )
-    notes = [*_truncation_notes(inputs, task, built), *probe.notes(recipe, built), *_base_notes(recipe)]
-    notes += tuning_notes(resolved, rules, inputs["train"].size, environment.processes, built)
-    for line in notes:
-        say(line)
     with every_adapter_used(built.model):
         _try_one_row(built.model, inputs["train"], collate, channels_last)
     work = Job(
@@ -220,9 +217,16 @@ def assemble(
         inputs=inputs,
         evaluator=evaluator,
         collate=collate,
-        notes=tuple(notes),
+        notes=(),
         load_seconds=0.0,
     )
+    work, words = settle_warm_start(work)
+    asked = recipe.model_copy(update={"tuning": work.recipe.tuning})
+    notes = [*_truncation_notes(inputs, task, built), *probe.notes(asked, built), *_base_notes(recipe)]
+    notes += tuning_notes(work.recipe, rules, inputs["train"].size, environment.processes, built)
+    for line in filter(None, (words, *notes)):
+        say(line)
+    work = replace(work, notes=tuple(notes))
     return replace(work, environment=_settle_precision(work), load_seconds=time.perf_counter() - started)
 
 

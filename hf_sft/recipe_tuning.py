@@ -96,8 +96,10 @@ class Tuning(Section):
         "gradient",
         description="for strategy head; gradient: trained step by step; logistic: solved on the frozen features",
     )
-    warm_start: Literal["linear_probe"] | None = Field(
-        None, description="linear_probe: the head is solved before the first step (LP-FT, Kumar et al. 2022)"
+    warm_start: Literal["auto", "linear_probe", "none"] = Field(
+        "auto",
+        description="linear_probe: the head is solved before the first step (LP-FT, Kumar et al. 2022); auto: with "
+        "strategy full, where a pretrained model gets a new head and solving it takes little",
     )
     reinit_layers: int | None = Field(
         None, gt=0, description="so many of the last layers are drawn anew before training (Zhang et al. 2021)"

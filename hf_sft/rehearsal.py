@@ -27,7 +27,7 @@ from hf_sft.training.cache_plan import Plan, decide
 from hf_sft.training.fit import train
 from hf_sft.training.interpolation import ALPHAS
 from hf_sft.training.order import classes_to_balance, epoch_order
-from hf_sft.training.probe import probed_splits, solves
+from hf_sft.training.probe import probed_splits, solves, warms
 
 STEPS = 3  # the first warms up; the others are timed
 EVALUATED = 64  # rows
@@ -95,7 +95,7 @@ def rehearse(job: Job) -> Rehearsal:
         timed = clock.seconds[1:] or clock.seconds
         per_cost = sum(timed) / max(1.0, float(costs[-len(timed) :].sum()))
         train_seconds = per_cost * whole
-    if job.recipe.tuning.warm_start is not None:
+    if warms(job.recipe):
         setup += _probe_seconds(job, few, evaluated - before_evaluation, tuple(job.inputs))
     during, last = _evaluation_seconds(job, few, evaluated - before_evaluation)
     if plan is not None:

@@ -63,6 +63,12 @@ def curves_are_drawn_where_they_are_looked_at(monkeypatch: pytest.MonkeyPatch, r
 
 
 @pytest.fixture(autouse=True)
+def heads_are_solved_first_only_where_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if solving took too long: laws of training hold from the first step; test_warm_start.py lets auto decide."""
+    monkeypatch.setattr("hf_sft.training.warm_start.MOST_WORK", 0)
+
+
+@pytest.fixture(autouse=True)
 def folders_are_owned_at_once(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     """A run looks a second time, 0.3 s later, whether its folder is its own."""
     if request.path.name != "test_ownership.py":

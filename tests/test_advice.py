@@ -77,7 +77,8 @@ def test_the_reason_names_the_numbers_it_rests_on() -> None:
 @pytest.mark.parametrize(
     ("tuning", "advised", "same"),
     [
-        (Tuning(), WARM, False),
+        (Tuning(), WARM, True),
+        (Tuning(warm_start="none"), WARM, False),
         (Tuning(warm_start="linear_probe"), WARM, True),
         (Tuning(warm_start="linear_probe"), {"strategy": "full"}, True),
         (Tuning(strategy="lora"), WARM, True),

@@ -33,7 +33,7 @@ from hf_sft.tasks.load import TaskData, load_data
 from hf_sft.tasks.objective import check_objective, describe_penalty
 from hf_sft.training.arguments import fill_training
 from hf_sft.training.learning_rates import default_learning_rate
-from hf_sft.training.probe import notes, refuse_problem, solves
+from hf_sft.training.probe import notes, refuse_problem, solves, warms
 
 MOST_ROWS = 10_000  # looked at in each split, unless all are asked for
 T = TypeVar("T")
@@ -307,7 +307,7 @@ def _describe_model(work: Job, given: Mapping[str, Any]) -> dict[str, str]:
         words["head"] = f"solved by {METHODS[work.labels.problem].name}, no steps"
     else:
         words["learning rate"] = f"{rate:g}" + ("" if "learning_rate" in given else f" ({why})")
-    if work.recipe.tuning.warm_start is not None:
+    if warms(work.recipe):
         words["warm start"] = f"the head is solved by {METHODS[work.labels.problem].name} before the first step"
     words["machine"] = str(work.environment)
     if work.task.length is not None:

@@ -28,6 +28,7 @@ from hf_sft.modeling.cut import find_cut
 from hf_sft.modeling.replay import Cut, record
 from hf_sft.tasks.load import Inputs
 from hf_sft.training.cache_key import describe_computation
+from hf_sft.training.probe import warms
 from hf_sft.training.probe_batches import STEPS, probe_features, usual_features
 from hf_sft.training.replayed_rows import RowKeys, blank_feature, key_rows
 
@@ -238,7 +239,7 @@ def _measure(job: Job, cut: Cut, batch: Mapping[str, torch.Tensor], inputs: Mapp
     often = often if training["eval_strategy"] == "steps" else epochs
     if job.recipe.tuning.solver == "logistic":
         epochs, often = 1.0, 1.0
-    elif job.recipe.tuning.warm_start is not None:
+    elif warms(job.recipe):
         epochs, often = epochs + 1, often + 1
     return Work(
         asked=asked,

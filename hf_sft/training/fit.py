@@ -26,7 +26,7 @@ from hf_sft.training.cache_plan import decide
 from hf_sft.training.callbacks import Progress
 from hf_sft.training.interpolation import Curve, interpolate, keep_start
 from hf_sft.training.precision import note_precision
-from hf_sft.training.probe import Probe, before_training, probed_splits, refuse_problem, solve_head, solves
+from hf_sft.training.probe import Probe, before_training, probed_splits, refuse_problem, solve_head, solves, warms
 from hf_sft.training.stopping import StopOnRequest
 from hf_sft.training.trainer import LossNotFinite, SftTrainer, Validation, measure
 
@@ -130,7 +130,7 @@ def _train(job: Job, directory: RunDirectory, callbacks: Sequence[Any], *, with_
         notes.append(words)
     for line in notes:
         say(line)
-    if probe and job.recipe.tuning.warm_start:
+    if probe and warms(job.recipe):
         notes.append(f"warm start: {probe.words}")
     if probe and probe.below:
         notes.append(f"linear probe: {probe.below}")

@@ -56,11 +56,16 @@ def solves(recipe: Recipe) -> bool:
     return recipe.tuning.solver == "logistic"
 
 
+def warms(recipe: Recipe) -> bool:
+    """Whether the head is solved before the first step; auto counts once a job has settled it."""
+    return recipe.tuning.warm_start == "linear_probe"
+
+
 def probed_splits(recipe: Recipe, *, asked: bool) -> tuple[str, ...]:
     """The splits whose features are read: to solve the head, to begin with it, or to compare with."""
     if solves(recipe):
         return ("train", "validation")
-    return ("train", "validation", "test") if asked or recipe.tuning.warm_start is not None else ()
+    return ("train", "validation", "test") if asked or warms(recipe) else ()
 
 
 def refuse_stream(recipe: Recipe) -> None:
@@ -76,7 +81,7 @@ def refuse_problem(recipe: Recipe, problem: str, *, asked: bool = False) -> None
     """Raises RecipeError where a probe is wanted of a problem that has none."""
     if problem in METHODS or not probed_splits(recipe, asked=asked):
         return
-    place = "tuning.solver" if solves(recipe) else "tuning.warm_start" if recipe.tuning.warm_start else "with_probe"
+    place = "tuning.solver" if solves(recipe) else "tuning.warm_start" if warms(recipe) else "with_probe"
     expected, fix = f"a problem whose head can be solved: {', '.join(METHODS)}", "leave it out, and train the head"
     raise RecipeError(Finding(place=place, expected=expected, found=f"problem {problem}", fix=fix))
 
@@ -94,7 +99,7 @@ def refuse_frozen_head(model: Any, rules: Mapping[str, Rule]) -> None:
 
 def notes(recipe: Recipe, built: Built) -> list[str]:
     """What a reader must know where the recipe (as it was given) lets the head be solved."""
-    if not solves(recipe) and recipe.tuning.warm_start is None:
+    if not solves(recipe) and not warms(recipe):
         return []
     found = []
     if solves(recipe) and (idle := idle_keys(recipe)):
@@ -205,7 +210,7 @@ def before_training(job: Job, folder: Path, *, going_on: bool, asked: bool) -> P
 
     folder: of the checkpoints; a run that goes on finds there what was measured when it began.
     """
-    file, warm = folder / "probe.json", job.recipe.tuning.warm_start is not None and not going_on
+    file, warm = folder / "probe.json", warms(job.recipe) and not going_on
     if going_on and (kept := _read(file)) is not None:
         return kept
     if not warm and not asked:
