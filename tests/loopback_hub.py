@@ -9,7 +9,6 @@ import re
 import socket
 import struct
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -36,7 +35,10 @@ class Repo:
 
 @dataclass
 class Fault:
-    """What goes wrong: `times` requests whose "METHOD path" matches are answered so. cut: the connection is reset."""
+    """What goes wrong: `times` requests whose "METHOD path" matches are answered so. cut: the connection is reset.
+
+    after: what was asked for is done first, and only its answer is lost.
+    """
 
     request: str
     status: int = 500
@@ -44,7 +46,7 @@ class Fault:
     headers: dict[str, str] = field(default_factory=dict)
     message: str = ""
     cut: bool = False
-    then: Callable[[], Any] | None = None
+    after: bool = False
 
 
 class LoopbackHub(ThreadingHTTPServer):
@@ -104,6 +106,7 @@ class LoopbackHub(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: LoopbackHub
+    answers = True
 
     def log_message(self, format: str, *args: Any) -> None:
         """Silent."""
@@ -119,6 +122,10 @@ class _Handler(BaseHTTPRequestHandler):
             self.connection.close()
             return
         body = self._body()
+        if fault is not None and fault.after:
+            self.answers = False
+            self.route(unquote(address.path), address.path, parse_qs(address.query), body)
+            self.answers = True
         if fault is not None:
             self.refuse(fault.status, message=fault.message, headers=fault.headers)
             return
@@ -133,8 +140,6 @@ class _Handler(BaseHTTPRequestHandler):
             for fault in self.server.faults:
                 if fault.times > 0 and re.search(fault.request, line):
                     fault.times -= 1
-                    if fault.then is not None:
-                        threading.Thread(target=fault.then).start()
                     return fault
         return None
 
@@ -149,6 +154,8 @@ class _Handler(BaseHTTPRequestHandler):
         return self.rfile.read(int(self.headers.get("Content-Length") or 0))
 
     def answer(self, content: Any = None, status: int = 200, headers: dict[str, str] | None = None) -> None:
+        if not self.answers:
+            return
         body = content if isinstance(content, bytes) else json.dumps(content if content is not None else {}).encode()
         self.send_response(status)
         kind = "application/octet-stream" if isinstance(content, bytes) else "application/json"
