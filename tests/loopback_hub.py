@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import json
 import re
@@ -68,6 +69,7 @@ class LoopbackHub(ThreadingHTTPServer):
         self.log: list[str] = []
         self.lock = threading.RLock()
         self.commits = 0
+        self.connections: list[socket.socket] = []
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
 
     @property
@@ -95,9 +97,17 @@ class LoopbackHub(ThreadingHTTPServer):
         return [line for line in self.log if "/commit/" in line or line.startswith("PUT ")]
 
     def go_away(self) -> None:
-        """Nobody listens at the address any more."""
+        """Nobody listens at the address any more, and open connections end."""
         self.shutdown()
         self.server_close()
+        for connection in self.connections:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+    def get_request(self) -> Any:
+        connection, address = super().get_request()
+        self.connections.append(connection)
+        return connection, address
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Connections that break are what is tested."""
