@@ -61,30 +61,30 @@ def look(recipe: Recipe) -> Target:
         fix = "connect, or leave hub out and push the finished run later: hf-sft push RUN"
         raise HubError(Finding(place="hub", expected="the Hub, which the model is to go to", found=reason, fix=fix))
     with hub_client() as api:
-        return find_target(api, settings)
+        return find_target(api, settings, again=2)
 
 
-def find_target(api: HfApi, settings: Hub) -> Target:
-    """`look`, of a Hub that is there."""
+def find_target(api: HfApi, settings: Hub, *, again: int = 4) -> Target:
+    """`look`, of a Hub that is there; again: how often it is asked once more where that may help."""
     if get_token() is None:
         raise HubError(Finding(place="hub", expected="a token of the Hub", found="none", fix=LOG_IN))
-    account = ask(lambda: api.whoami(), "hub", "an account for the token", again=2)
+    account = ask(lambda: api.whoami(), "hub", "an account for the token", again=again)
     _refuse_reader(account)
     repo_id = _whole_name(settings.repo_id, account)
-    target = Target(repo_id=repo_id, found=_find(api, repo_id))
+    target = Target(repo_id=repo_id, found=_find(api, repo_id, again))
     _refuse_other_visibility(settings, target)
     _refuse_foreign(target)
     return target
 
 
-def _find(api: HfApi, repo_id: str) -> ModelInfo | None:
+def _find(api: HfApi, repo_id: str, again: int = 0) -> ModelInfo | None:
     def find() -> ModelInfo | None:
         try:
             return api.model_info(repo_id)
         except RepositoryNotFoundError:
             return None
 
-    return ask(find, PLACE, f"an answer about {repo_id}", again=2)
+    return ask(find, PLACE, f"an answer about {repo_id}", again=again)
 
 
 def _refuse_reader(account: dict[str, Any]) -> None:
