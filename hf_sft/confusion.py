@@ -38,22 +38,24 @@ def as_png(counts: Counts, names: Sequence[str]) -> bytes:
 
     table = np.asarray(counts, dtype=np.float64)
     shares = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
-    side = 3.2 + 0.22 * max(6, len(names))
+    shown = [_short(name) for name in names]
+    margin = 0.75 + 0.065 * max(map(len, shown))  # inches; a letter of 8 points is about 0.065 wide
+    side = max(2.0, 0.24 * len(names))
+    width, height = margin + side + 0.2, margin + side + 0.4
     buffer = io.BytesIO()
     with style.context("default"):
-        figure = Figure(figsize=(side + 1, side), dpi=100, layout="constrained")
+        figure = Figure(figsize=(width, height), dpi=100)
         FigureCanvasAgg(figure)
-        panel = figure.subplots()
-        image = panel.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-        shown = [_short(name) for name in names]
+        panel = figure.add_axes((margin / width, margin / height, side / width, side / height))
+        panel.imshow(shares, cmap="Blues", vmin=0, vmax=1)
         panel.set_xticks(range(len(names)), shown, rotation=90, fontsize=8)
         panel.set_yticks(range(len(names)), shown, fontsize=8)
         panel.set_xlabel("predicted", fontsize=9)
         panel.set_ylabel("true", fontsize=9)
+        panel.set_title("darker: more of the true label's rows", fontsize=8)
         if len(names) <= MOST_COUNTED:
             _write_counts(panel, table, shares)
-        figure.colorbar(image, ax=panel, label="share of the true label's rows", shrink=0.8)
-        figure.savefig(buffer, format="png", metadata={"Software": None})
+        figure.savefig(buffer, format="png", dpi=100, metadata={"Software": None})
     return buffer.getvalue()
 
 
@@ -65,5 +67,5 @@ def _write_counts(panel: Any, table: NDArray, shares: NDArray) -> None:
 
 def _short(name: str) -> str:
     """A label as a tick: dollars would start a formula."""
-    text = printable(name).replace("$", r"\$")
-    return text if len(text) <= 24 else f"{text[:23]}…"
+    text = printable(name)
+    return (text if len(text) <= 24 else f"{text[:23]}…").replace("$", r"\$")
