@@ -7,14 +7,16 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import READER, write_project
+from conftest import READER, WRITER, write_project
 from loopback_hub import Fault, LoopbackHub
+from tiny_runs import make_data, make_recipe
 from transformers import AutoModelForSequenceClassification, TrainerCallback
 
 from hf_sft import RunRecord, check, fine_tune
 from hf_sft.cli import run_command
 from hf_sft.hub.preflight import MARK
 from hf_sft.hub.push import PushError
+from hf_sft.launch import launch
 from hf_sft.recipe import Recipe
 
 REPO = "me/tiny"
@@ -142,6 +144,34 @@ def test_check_looks_at_account_and_name_and_changes_nothing(
     assert not [line for line in hub.log if not line.startswith(("GET", "HEAD"))]
     report = check(project, ["hub.repo_id=google/tiny"], fast=True)
     assert [finding.place for finding in report.errors] == ["hub.repo_id"]
+
+
+def test_pictures_of_validation_are_shown_by_an_image_model(
+    hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = {"hub": {"repo_id": "me/pictures", "examples": 2}, "training": {"num_train_epochs": 1}}
+    recipe = make_recipe("vit", tmp_path, tmp_path / "run", **settings)
+    record = fine_tune(recipe, data=make_data("vit", train=16, validation=8))
+    assert record.examples == [{"src": "examples/1.png"}, {"src": "examples/2.png"}]
+    assert {"examples/1.png", "examples/2.png", "preprocessor_config.json"} <= set(hub.files("me/pictures"))
+    front = yaml.safe_load(hub.files("me/pictures")["README.md"].decode().split("---\n")[1])
+    assert [example["src"] for example in front["widget"]] == ["examples/1.png", "examples/2.png"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("token", "code"), [(WRITER, 0), (READER, 2)])
+def test_processes_agree_on_what_the_main_one_found(
+    token: str, code: int, project: Path, hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    variables = {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": token}
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert launch([str(project), "hub.repo_id=tiny"], 2) == code
+    assert ("models", REPO) in hub.repos if code == 0 else not hub.repos
+    if code == 0:
+        assert len([line for line in hub.log if "/commit/" in line]) == 2, "the small file, and the push, once each"
+        assert "record.json" in hub.files(REPO)
 
 
 def test_changing_where_it_goes_does_not_make_it_another_run(project: Path, hub: LoopbackHub) -> None:
