@@ -10,11 +10,12 @@ if TYPE_CHECKING:
     from hf_sft.commands.predict import predict as predict
     from hf_sft.commands.rank_models import rank_models as rank_models
     from hf_sft.errors import HfSftError as HfSftError
+    from hf_sft.hub.push import push as push
     from hf_sft.recipe import Recipe as Recipe
     from hf_sft.record import RunRecord as RunRecord
     from hf_sft.run import fine_tune as fine_tune
 
-__all__ = ["HfSftError", "Recipe", "RunRecord", "check", "evaluate", "fine_tune", "predict", "rank_models"]
+__all__ = ["HfSftError", "Recipe", "RunRecord", "check", "evaluate", "fine_tune", "predict", "push", "rank_models"]
 
 _HOME = {
     "HfSftError": "errors",
@@ -24,6 +25,7 @@ _HOME = {
     "evaluate": "commands.evaluate",
     "fine_tune": "run",
     "predict": "commands.predict",
+    "push": "hub.push",
     "rank_models": "commands.rank_models",
 }
 

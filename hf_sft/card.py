@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -9,7 +10,14 @@ from typing import Any
 import yaml
 
 from hf_sft import summary
-from hf_sft.card_metadata import base_model, data_set_name, front_matter, headline_split
+from hf_sft.card_metadata import (
+    base_model,
+    data_set_name,
+    front_matter,
+    headline_split,
+    repository,
+    shows_confusion,
+)
 from hf_sft.curves import best_epoch, greater_is_better, metric_names
 from hf_sft.markdown import bullets, code, cut_folders, escape, fence, table, without_folders
 from hf_sft.record import RunRecord
@@ -18,6 +26,7 @@ from hf_sft.task_words import WORDS as TASK_WORDS
 from hf_sft.usage import holds_adapters_alone, loading_lines
 from hf_sft.yaml12 import dump
 
+SMALLEST_SLICE = 10  # rows, below which a slice says nothing
 # What is never a path in a recipe, whatever it looks like.
 WORDS = (("dataset", "labels"), ("dataset", "label_map"), ("dataset", "columns"), ("dataset", "group_column"))
 
@@ -27,7 +36,8 @@ def model_card(record: RunRecord) -> str:
     from huggingface_hub import ModelCard
 
     sections = (
-        _opening, _results, _usage, _labels, _per_class, _training_data, _training, _recipe, _environment, _limitations,
+        _opening, _usage, _labels, _results, _per_class, _confusion, _training, _recipe, _training_data, _limitations,
+        _environment, _citation,
     )  # fmt: skip
     body = "\n\n".join(section for draw in sections if (section := draw(record)))
     card = str(ModelCard(f"---\n{front_matter(record)}\n---\n\n{body}\n"))
@@ -73,8 +83,11 @@ def _usage(record: RunRecord) -> str:
     task, problem = record.recipe["task"], record.labels["problem"]
     pair, words = "text_pair" in record.recipe["dataset"].get("columns", {}), TASK_WORDS[task]
     row = '{"text": "first", "text_pair": "second"}' if pair else words.example
-    lines = loading_lines(record, '"path/to/model"')
+    place = repository(record)
+    lines = loading_lines(record, json.dumps(place or "path/to/model"))
     told = "`path/to/model` is the folder of this card, or its repository on the Hub."
+    if place:
+        told = "Where the repository is private, `hf auth login` comes first."
     if holds_adapters_alone(record):
         told += (
             " It holds low-rank adapters and the head; `base_model_name_or_path` in `adapter_config.json` says where "
@@ -123,6 +136,31 @@ def _per_class(record: RunRecord) -> str:
     return found and f"## Results per {'type of entity' if entities else 'label'} ({split})\n\n{found}"
 
 
+def _confusion(record: RunRecord) -> str:
+    split = headline_split(record)
+    if not shows_confusion(record, split):
+        return ""
+    names, counts = record.labels["names"], record.confusion[str(split)]
+    pairs = [
+        (count, true, predicted)
+        for true, row in enumerate(counts)
+        for predicted, count in enumerate(row)
+        if true != predicted and count
+    ]
+    worst = sorted(pairs, key=lambda pair: -pair[0])[:3]
+    said = bullets(
+        f"{names[true]} taken for {names[predicted]}: {count:,} of {sum(counts[true]):,} rows"
+        for count, true, predicted in worst
+    )
+    picture = picture_of("confusion.png", f"true and predicted labels on {split}")
+    return "\n\n".join(filter(None, [f"## Confusion ({split})", picture, said]))
+
+
+def picture_of(name: str, words: str) -> str:
+    """A picture that lies beside the card, in report/."""
+    return f"![{words}](report/{name})"
+
+
 def _training_data(record: RunRecord) -> str:
     source = record.recipe["dataset"]
     said = code(data_set_name(record)) + (f", configuration {code(source['name'])}" if source.get("name") else "")
@@ -157,12 +195,15 @@ def _training(record: RunRecord) -> str:
         for entry in record.history.get("epochs", [])
     ]
     epochs = table(("epoch", "training loss", "validation loss", *names), rows, right=len(columns))
-    return "\n\n".join(filter(None, ["## Training", bullets(map(cut_folders, facts)), epochs]))
+    picture = picture_of("curves.png", "loss, metrics and learning rate while training") if epochs else ""
+    return "\n\n".join(filter(None, ["## Training", bullets(map(cut_folders, facts)), epochs, picture]))
 
 
 def _recipe(record: RunRecord) -> str:
-    text = dump(_publishable(record.recipe))
-    return "## Recipe\n\n" + fence(text.rstrip("\n"), "yaml")
+    text = dump(publishable(record.recipe))
+    again = repository(record)
+    told = f"`hf-sft run hub:{again}` repeats it.\n\n" if again else ""
+    return f"## Recipe\n\n{told}" + fence(text.rstrip("\n"), "yaml")
 
 
 def _environment(record: RunRecord) -> str:
@@ -174,7 +215,7 @@ def _environment(record: RunRecord) -> str:
 def _limitations(record: RunRecord) -> str:
     split = headline_split(record)
     limits = _limits(record, split) if split else ["no split was evaluated"]
-    said = [*limits, *map(cut_folders, record.notes)]
+    said = [*limits, *_slices(record), *map(cut_folders, record.notes)]
     return f"## Limitations\n\n{bullets(said)}" if said else ""
 
 
@@ -207,12 +248,48 @@ def _limits(record: RunRecord, split: str) -> Iterable[str]:
         yield f"{unseen} of {len(classes)} labels have no row in {split}: nothing is known about them"
 
 
-def _publishable(value: Any, place: tuple[str, ...] = ()) -> Any:
+def _slices(record: RunRecord) -> Iterable[str]:
+    """Where `hf-sft evaluate --by` found it worst, one sentence for each column."""
+    for entry in record.evaluations:
+        asked = [name for name in summary.asked_metrics(record) if name in (entry.get("metrics") or {})]
+        name = next(iter([*asked, *(entry.get("metrics") or {})]), None)
+        values = {
+            value: (summary.finite(part["metrics"].get(name)), part)
+            for value, part in (entry.get("slices") or {}).items()
+            if part.get("rows", 0) >= SMALLEST_SLICE
+        }
+        known = {value: (found, part) for value, (found, part) in values.items() if found is not None}
+        if name is None or len(known) < 2:
+            continue
+        sign = 1 if greater_is_better(name) else -1
+        worst = min(known, key=lambda value: sign * known[value][0])
+        found, part = known[worst]
+        low, high = map(summary.finite, part.get("intervals", {}).get(name) or (None, None))
+        interval = "" if low is None or high is None else f", 95 % interval from {number(low)} to {number(high)}"
+        everywhere = number(summary.finite(entry["metrics"][name]))
+        yield (
+            f"{name} is worst where {entry.get('by')} is {worst}: {number(found)} on {part['rows']:,} rows{interval}; "
+            f"{everywhere} on all rows of {without_folders(str(entry.get('split')))}"
+        )
+
+
+def _citation(record: RunRecord) -> str:
+    origin = record.origins.get("model") or {}
+    base, entry = base_model(record), origin.get("citation")
+    if record.recipe["model"].get("weights") == "random" or not (base or entry):
+        return ""
+    commit = f" at commit {code(origin['commit'])}" if origin.get("commit") else ""
+    name = code(base or without_folders(record.recipe["model"]["name"]))
+    told = f"The pretrained model is {name}{commit}."
+    return "## Citation\n\n" + told + (f" Its authors ask to cite:\n\n{fence(entry, 'bibtex')}" if entry else "")
+
+
+def publishable(value: Any, place: tuple[str, ...] = ()) -> Any:
     """The recipe as plain data with every absolute path cut to its last part."""
     if place in WORDS:
         return value
     if isinstance(value, Mapping):
-        return {key: _publishable(item, (*place, str(key))) for key, item in value.items()}
+        return {key: publishable(item, (*place, str(key))) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_publishable(item, (*place, "[]")) for item in value]
+        return [publishable(item, (*place, "[]")) for item in value]
     return without_folders(value) if isinstance(value, str) else value

@@ -8,9 +8,11 @@ from pathlib import PureWindowsPath
 from hf_sft import summary
 from hf_sft.markdown import without_folders
 from hf_sft.record import RunRecord
+from hf_sft.usage import holds_adapters_alone
 
 READERS = frozenset({"arrow", "audiofolder", "csv", "imagefolder", "json", "pandas", "parquet", "text", "webdataset"})
 FILE = re.compile(r"\.(arrow|bin|csv|gz|jsonl?|parquet|pth?|safetensors|tsv|txt|xz|zip|zst)$", re.IGNORECASE)
+MOST_DRAWN = 40  # labels that can be told apart in a picture of which is taken for which
 # What the Hub calls our metrics (https://huggingface.co/metrics), where the name is another.
 HUB_METRICS = {
     "macro_f1": "f1", "micro_f1": "f1", "weighted_f1": "f1",
@@ -26,7 +28,7 @@ def front_matter(record: RunRecord) -> str:
     """YAML: what the model is, what it was made from, and its results on the headline split as a model-index."""
     from huggingface_hub import EvalResult, ModelCardData
 
-    task, split = record.recipe["task"], headline_split(record)
+    task, split, origins = record.recipe["task"], headline_split(record), record.origins
     published, base = hub_data_set(record), base_model(record)
     found = [
         EvalResult(
@@ -35,6 +37,7 @@ def front_matter(record: RunRecord) -> str:
             dataset_name=data_set_name(record).rpartition("/")[2].removeprefix("bundled:"),
             dataset_config=record.recipe["dataset"].get("name") if published else None,
             dataset_split=split,
+            dataset_revision=(origins.get("dataset") or {}).get("commit") if published else None,
             metric_type=HUB_METRICS.get(result.metric, result.metric),
             metric_name=result.metric,
             metric_value=result.value,
@@ -45,16 +48,44 @@ def front_matter(record: RunRecord) -> str:
     metrics = [HUB_METRICS.get(name, name) for name in summary.asked_metrics(record)]
     data = ModelCardData(
         base_model=base,
-        base_model_relation="finetune" if base else None,
+        base_model_relation=("adapter" if holds_adapters_alone(record) else "finetune") if base else None,
         datasets=[published] if published else None,
         eval_results=found or None,
-        library_name="transformers",
+        language=languages(record) or None,
+        library_name="peft" if holds_adapters_alone(record) else "transformers",
+        **license_of(record),  # type: ignore[arg-type]
         metrics=list(dict.fromkeys(metrics)) or None,
         model_name=summary.run_name(record) if found else None,
         pipeline_tag=task,
         tags=["hf_sft", task],
+        **_widget(record),  # type: ignore[arg-type]
     )
     return data.to_yaml()
+
+
+def license_of(record: RunRecord) -> dict[str, str]:
+    """What the recipe says, else that of the pretrained model; empty where neither is known."""
+    chosen = (record.recipe.get("hub") or {}).get("license")
+    if chosen:
+        return {"license": chosen}
+    if record.recipe["model"].get("weights") == "random":
+        return {}
+    known = record.origins.get("model") or {}
+    return {key: known[key] for key in ("license", "license_name", "license_link") if known.get(key)}
+
+
+def languages(record: RunRecord) -> list[str]:
+    """Of a model of texts: those of the data set, else the only one of the pretrained model."""
+    if record.recipe["task"].startswith("image"):
+        return []
+    of_data, of_model = ((record.origins.get(part) or {}).get("language") or [] for part in ("dataset", "model"))
+    return list(of_data or (of_model if len(of_model) == 1 else []))
+
+
+def _widget(record: RunRecord) -> dict[str, list[dict[str, str]]]:
+    """Rows of validation, to be tried on the model's page."""
+    shown = [{**example, "example_title": f"Example {place}"} for place, example in enumerate(record.examples, start=1)]
+    return {"widget": shown} if shown else {}
 
 
 def base_model(record: RunRecord) -> str | None:
@@ -83,6 +114,16 @@ def data_set_name(record: RunRecord) -> str:
     parts = list(files.values()) if isinstance(files, dict) else [files]
     flat = [name for part in parts for name in (part if isinstance(part, (list, tuple)) else [part])]
     return ", ".join(PureWindowsPath(str(name)).name for name in flat[:3]) + (", ..." if len(flat) > 3 else "")
+
+
+def repository(record: RunRecord) -> str | None:
+    """Where the model lies on the Hub, or will."""
+    return (record.recipe.get("hub") or {}).get("repo_id")
+
+
+def shows_confusion(record: RunRecord, split: str | None) -> bool:
+    """Whether there is a picture of which labels are taken for which."""
+    return 2 <= len(record.confusion.get(split or "", ())) <= MOST_DRAWN
 
 
 def headline_split(record: RunRecord) -> str | None:

@@ -12,6 +12,7 @@ import typer
 from hf_sft.cli_action import carry_out, print_json, print_text, words_apart
 from hf_sft.cli_cache import cache_commands
 from hf_sft.cli_candidates import Candidates, ManyCandidates
+from hf_sft.cli_push import push
 from hf_sft.cli_run import RunCommand, run_here, start_processes
 from hf_sft.cli_values import read_mapping, read_pairs, read_task
 from hf_sft.console import escaped_json, onto_standard_output, prepare_streams, report_error
@@ -56,7 +57,7 @@ def _options(
 
 @app.command(no_args_is_help=True, cls=RunCommand, short_help="Train, evaluate, save and document a model.")
 def run(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or bundled:<name>.")],
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, bundled:<name>, or hub:me/model.")],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Override keys: training.num_train_epochs=1")
     ] = None,
@@ -81,7 +82,7 @@ def run(
 
 @app.command(no_args_is_help=True, short_help="Report mistakes and costs before a run.")
 def check(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or bundled:<name>.")],
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, bundled:<name>, or hub:me/model.")],
     overrides: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Override keys.")] = None,
     fast: Annotated[bool, typer.Option("--fast", help="Stop before the model's weights are loaded.")] = False,
     full: Annotated[bool, typer.Option("--full", help="Look at every row, not at 10,000 of each split.")] = False,
@@ -126,7 +127,7 @@ def check(
 
 @app.command(no_args_is_help=True, cls=ManyCandidates, short_help="Which model and strategy suit a recipe's data.")
 def rank_models(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or bundled:<name>.")],
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, bundled:<name>, or hub:me/model.")],
     candidates: Candidates,
     overrides: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Override keys.")] = None,
     folds: Annotated[int, typer.Option(min=2, help="Of the linear probe.")] = 5,
@@ -346,6 +347,7 @@ def _help_printed(arguments: list[str]) -> contextlib.AbstractContextManager[Non
     return onto_standard_output() if alone else contextlib.nullcontext()
 
 
+app.command(no_args_is_help=True, short_help="Put a finished run on the Hub.")(push)
 app.add_typer(cache_commands(), name="cache", short_help="What is recorded of frozen layers.")
 
 

@@ -92,7 +92,7 @@ def report_error(error: HfSftError) -> int:
     """Print what the user can mend, on the main process -> the exit code."""
     if is_main_process():
         number = len(error.findings)
-        heading = f"hf-sft: {number} things to mend" if number > 1 else "hf-sft: cannot go on"
+        heading = f"hf-sft: {number} things to mend" if number > 1 else f"hf-sft: {error.heading}"
         text = f"{heading}\n{error}" if number else f"hf-sft: {error}"
         with suppress(OSError):  # the exit code still says it
             print(mask(printable_lines(text)), file=sys.stderr, flush=True)

@@ -37,6 +37,7 @@ class HfSftError(Exception):
     """Base of every error a user can mend. The commands print it without a traceback and exit with `exit_code`."""
 
     exit_code = 2
+    heading = "cannot go on"
 
     def __init__(self, problem: str | Finding | Sequence[Finding]):
         if isinstance(problem, Finding):

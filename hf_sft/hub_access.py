@@ -48,7 +48,7 @@ def hub_is_reachable() -> bool:
 
     False at once under HF_HUB_OFFLINE. Takes at most PATIENCE seconds.
     """
-    return _obstacle() is None
+    return hub_obstacle() is None
 
 
 def require_hub(place: str, name: str, kind: Kind, *, revision: str | None = None) -> None:
@@ -61,7 +61,7 @@ def require_hub(place: str, name: str, kind: Kind, *, revision: str | None = Non
     name = name.removeprefix(_DATASETS_SCHEME)
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or Path(name).exists():
         return
-    obstacle = _obstacle()
+    obstacle = hub_obstacle()
     if obstacle is None:
         return
     _tell_libraries()
@@ -94,7 +94,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 @functools.cache
-def _obstacle() -> str | None:
+def hub_obstacle() -> str | None:
     """Why the Hub cannot be asked, in words; None when it answers."""
     if constants.HF_HUB_OFFLINE:
         return "the Hub is switched off (HF_HUB_OFFLINE)"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,10 @@ from hf_sft.training.warm_start import settle_warm_start
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """Everything a run needs, resolved to the last default. load_seconds: what getting here took."""
+    """Everything a run needs, resolved to the last default. load_seconds: what getting here took.
+
+    origins: what is known of where model and data come from, for the record.
+    """
 
     recipe: Recipe
     task: Task
@@ -63,6 +66,7 @@ class Job:
     collate: Callable[..., Any]
     notes: tuple[str, ...]
     load_seconds: float
+    origins: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def problem(self) -> Problem:

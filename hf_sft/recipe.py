@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr
 from pydantic_core import PydanticCustomError
 
 from hf_sft.errors import nearest
+from hf_sft.recipe_hub import Hub
 from hf_sft.recipe_section import Section, expanded
 from hf_sft.recipe_tuning import Tuning
 
@@ -135,6 +136,7 @@ class DataSet(Section):
         min_length=1, description="Hub id | csv, json, parquet, imagefolder | local file or folder | bundled:<name>"
     )
     name: str | None = Field(None, description="the data set's configuration")
+    revision: str | None = Field(None, description="branch, tag or commit of a data set on the Hub")
     data_files: str | list[str] | dict[str, str | list[str]] | None = Field(
         None, description="files per split, relative to the recipe's folder"
     )
@@ -241,6 +243,7 @@ class Recipe(Section):
     )
     early_stopping: EarlyStopping | None = None
     run: Run = Run()
+    hub: Hub | None = Field(None, description="the repository on the Hub that the finished model is pushed to")
     resume: Literal["auto", "never", "extend"] = Field(
         "auto",
         description="auto: the same command again goes on where it stopped; never: a folder with a run is refused; "

@@ -45,6 +45,11 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> schema.Recipe:
                 Finding(place=name, expected="a bundled recipe", found=bundled, fix=nearest(bundled, bundled_recipes()))
             )
         path = _bundled_folder() / f"{bundled}.yaml"
+    from_hub = name.startswith("hub:")
+    if from_hub:
+        from hf_sft.hub.fetch import fetch_recipe
+
+        path = fetch_recipe(name, MAX_SIZE)
     try:
         text = _read(Path(path), name)
     except UnicodeDecodeError as error:
@@ -55,7 +60,28 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> schema.Recipe:
         found = getattr(error, "strerror", None) or str(error)
         raise RecipeError(Finding(place=name, expected="a recipe in YAML", found=found, fix=fix)) from error
     content, places, findings = parse(text, lambda line, column: f"{name}:{line}:{column}")
-    return build(content, overrides, folder=Path(path).resolve().parent, places=places, earlier=findings)
+    folder = Path(path).resolve().parent
+    if from_hub:  # it has no folder of its own: what it names is looked for where the command is given
+        folder = Path.cwd()
+        content, refused = _of_a_stranger(content, overrides, places)
+        findings = [*findings, *refused]
+    return build(content, overrides, folder=folder, places=places, earlier=findings)
+
+
+def _of_a_stranger(content: Any, overrides: Sequence[str], places: Places) -> tuple[Any, list[Finding]]:
+    """A recipe from the Hub without what was its author's own, and what it may not say."""
+    from hf_sft.hub.fetch import outside, own_part
+
+    if not isinstance(content, dict):
+        return content, []
+    given = [tuple(override.partition("=")[0].strip().split(".")) for override in overrides]
+    content = own_part(content)
+    findings = [
+        Finding(place=place_of(path, places), **problem)
+        for path, problem in outside(content)
+        if not any(path[: len(keys)] == keys for keys in given)
+    ]
+    return content, findings
 
 
 def _read(file: Path, name: str) -> str:

@@ -186,6 +186,10 @@ def _lora_problems(content: dict[str, Any], tuning: dict[str, Any]) -> list[Prob
         problem = {"expected": "true where the base is a checkpoint file (model.weights)", "found": "false"}
         fix = "leave it out: adapters alone need a base that from_pretrained reads"
         found.append((("tuning", "lora", "merge"), problem | {"fix": fix}))
+    hub = content.get("hub")
+    if isinstance(hub, dict) and hub.get("every") == "checkpoint":
+        problem = {"expected": "end with strategy lora, whose adapters are merged at the end", "found": "checkpoint"}
+        found.append((("hub", "every"), problem | {"fix": "leave it out"}))
     checkpointing = training.get("activation_checkpointing_kwargs")
     if isinstance(checkpointing, dict) and checkpointing.get("use_reentrant") is True:
         problem = {"expected": "use_reentrant: false, through which gradients reach adapters", "found": "true"}

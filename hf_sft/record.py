@@ -69,6 +69,10 @@ class RunRecord:
     versions: package -> version. history: {"steps": [...], "epochs": [...]}, and
     with tuning.wise_ft {"wise_ft": [...]}: loss and metrics on validation at each alpha.
     notes: what a reader of the numbers must know (in-memory data, custom functions, a widening gap).
+    confusion: split -> [true label][predicted label] -> rows, where each row has one of at most 100 labels.
+    examples: rows of validation for the card, {"text": ...} or {"src": a picture in model/}, where hub asks for them.
+    origins: "model", "dataset" -> commit on the Hub, license, language, citation, as far as they are known.
+    published: of a record on the Hub: file -> SHA-256 of what was pushed beside it.
     evaluations: what `hf-sft evaluate` found since, each with its data, split, date, metrics, intervals and slices.
     """
 
@@ -86,6 +90,10 @@ class RunRecord:
     seed: int
     history: dict[str, list[dict[str, Any]]]
     notes: list[str] = field(default_factory=list)
+    confusion: dict[str, list[list[int]]] = field(default_factory=dict)
+    examples: list[dict[str, str]] = field(default_factory=list)
+    origins: dict[str, dict[str, Any]] = field(default_factory=dict)
+    published: dict[str, str] = field(default_factory=dict)
     evaluations: list[dict[str, Any]] = field(default_factory=list)
     output_dir: str = ""
 

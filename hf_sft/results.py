@@ -16,11 +16,14 @@ from accelerate import PartialState
 
 from hf_sft import environment
 from hf_sft.card import model_card
+from hf_sft.card_metadata import headline_split, shows_confusion
+from hf_sft.confusion import MOST_LABELS, count_confusion, save_confusion
 from hf_sft.console import say
 from hf_sft.curves import save_curves
 from hf_sft.data.bad_rows import as_csv
 from hf_sft.data.labels import Labels
 from hf_sft.errors import Finding, ModelError
+from hf_sft.examples import pick_examples
 from hf_sft.metrics.intervals import bootstrap_intervals
 from hf_sft.modeling.adapter_files import config_folder, holds_adapters, load_adapted, save_adapters
 from hf_sft.modeling.lora import adapter_parameters
@@ -160,7 +163,7 @@ def _outputs(model: Any, batch: dict[str, Any], channels_last: bool) -> Any:
 
 def write_record(job: Job, directory: RunDirectory, trained: Trained, results: Results, *, started: float) -> RunRecord:
     """Metrics with intervals and baselines, the card, the curves, record.json; then checkpoints go."""
-    metrics, intervals, baselines, classes = {}, {}, {}, {}
+    metrics, intervals, baselines, classes, confusion = {}, {}, {}, {}, {}
     for role, rows in results.rows.items():
         targets = job.inputs[role].targets
         if targets is None:
@@ -176,6 +179,8 @@ def write_record(job: Job, directory: RunDirectory, trained: Trained, results: R
             baselines[role]["linear_probe"] = dict(metrics[role] if solves(job.recipe) else trained.probe.metrics[role])
         if job.problem.per_class is not None:
             classes[role] = job.problem.per_class(outcome, job.labels)
+        if job.labels.problem == "single_label" and len(job.labels.names) <= MOST_LABELS:
+            confusion[role] = count_confusion(outcome.references, outcome.predictions, len(job.labels.names))
     history = {
         "steps": step_entries(trained.log),
         "epochs": epoch_entries(trained.log, evaluated=any("eval_loss" in entry for entry in trained.log)),
@@ -208,16 +213,30 @@ def write_record(job: Job, directory: RunDirectory, trained: Trained, results: R
         seed=job.recipe.seed,
         history=history,
         notes=[*job.notes, *trained.notes, *([gap] if gap else [])],
+        confusion=confusion,
+        examples=pick_examples(job, directory.model) if PartialState().is_main_process else [],
+        origins=dict(job.origins),
         output_dir=str(directory.path),
     )
     if PartialState().is_main_process:
-        save_curves(record, directory.report / "curves.png")
+        _draw(record, directory)
         write_text(directory.model / "README.md", model_card(record))
         record.save()
         if not job.recipe.run.keep_checkpoints:
             remove_checkpoints(directory)
     PartialState().wait_for_everyone()
     return record
+
+
+def _draw(record: RunRecord, directory: RunDirectory) -> None:
+    """The pictures, in report/ and beside the card, which shows them."""
+    save_curves(record, directory.report / "curves.png")
+    split = headline_split(record)
+    if shows_confusion(record, split):
+        save_confusion(record.confusion[str(split)], record.labels["names"], directory.report / "confusion.png")
+    for picture in sorted(directory.report.glob("*.png")):
+        (directory.model / "report").mkdir(exist_ok=True)
+        shutil.copyfile(picture, directory.model / "report" / picture.name)
 
 
 def _describe_data(job: Job) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +35,14 @@ def fine_tune(
     The same call again goes on where it stopped, or returns the record of the finished run. SIGINT and SIGTERM (and
     run.max_hours) end it at the next step, after a checkpoint, with KeyboardInterrupt or SystemExit(143).
 
+    With `hub`, the finished run is pushed; where that fails all is in the folder, and PushError holds the record.
+
     Raises HfSftError (RecipeError, DataError, ModelError, EnvironmentProblem) for whatever the user can mend.
     """
     recipe = as_recipe(recipe)
     started = time.perf_counter()
     from hf_sft import environment, job, ownership, results, room, run_directory
+    from hf_sft.hub import around_run
     from hf_sft.training import fit, probe
 
     if with_probe:
@@ -50,20 +54,25 @@ def fine_tune(
         say(f"this run is finished already; --overwrite repeats it\n\n{finished}")
         if with_probe and not any("linear_probe" in found for found in finished.baselines.values()):
             say("no linear probe was measured in that run; --overwrite --with-probe repeats it with one")
+        around_run.finish(finished, recipe)
         return finished
+    pinned, origins = around_run.begin(recipe, overwrite=overwrite, in_memory=data is not None)
     work = job.prepare(
-        recipe, machine, data=data, functions=metrics or {}, callbacks=callbacks, trust_remote_code=trust_remote_code
+        pinned, machine, data=data, functions=metrics or {}, callbacks=callbacks, trust_remote_code=trust_remote_code
     )
     room_for_it = room.told_apart(work.recipe, parameters=work.parameters["total"])
     with room_for_it, ownership.owned_by_main_process(recipe.output_dir):
         run_directory.finished_run(recipe, asked, overwrite=overwrite)  # another may have finished here meanwhile
         directory = run_directory.open_run(work.recipe, asked, overwrite=overwrite)
         results.list_bad_rows(work, directory)
+        work = around_run.make_ready(replace(work, origins=origins))
+        callbacks = [*callbacks, *around_run.callbacks(work, directory)]
         trained = fit.train(work, directory, callbacks, with_probe=with_probe)
         found = results.evaluate(work, directory)
         results.save_model(work, directory, found)
         record = results.write_record(work, directory, trained, found, started=started)
     say(f"\n{record}")
+    around_run.finish(record, work.recipe)
     return record
 
 

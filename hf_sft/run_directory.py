@@ -23,6 +23,7 @@ from hf_sft.yaml12 import dump, parse
 # what may differ when the same run goes on, and what else when it is extended
 HARMLESS = (
     "resume", "run.workers", "run.max_hours", "run.keep_checkpoints", "output_dir", "tuning.cache", "tuning.cache_dir",
+    "hub", "hub.repo_id", "hub.private", "hub.every", "hub.license", "hub.examples",
 )  # fmt: skip
 LENGTH = ("training.num_train_epochs", "training.max_steps", "early_stopping", "early_stopping.patience")
 RESULTS = ("recipe.yaml", "record.json", "model", "model.partial", "predictions", "checkpoints", "report")

@@ -126,6 +126,42 @@ def make_image_record(**changes: Any) -> RunRecord:
     return dataclasses.replace(record, **changes)
 
 
+def make_published_record() -> RunRecord:
+    """The text record of a run that names a repository: examples, confusion, slices, origins."""
+    slices = {
+        "films": {"rows": 120, "metrics": {"accuracy": 0.95}, "intervals": {"accuracy": [0.91, 0.98]}},
+        "meals": {"rows": 74, "metrics": {"accuracy": 0.81}, "intervals": {"accuracy": [0.72, 0.89]}},
+        "rooms": {"rows": 6, "metrics": {"accuracy": 0.5}, "intervals": {"accuracy": [0.1, 0.9]}},
+    }
+    return make_record(
+        recipe=make_recipe(
+            model={"name": "google-bert/bert-base-uncased", "revision": "c0ffee" * 6 + "beef"},
+            dataset={"path": "stanfordnlp/sst2", "columns": {"text": "sentence"}, "revision": "dec0de" * 6 + "feed"},
+            hub={"repo_id": "me/bert-sentiment", "private": False},
+        ),
+        confusion={"test": [[88, 12], [9, 91]]},
+        examples=[{"text": "Slow start, wonderful end."}, {"text": "I asked for my money back: twice."}],
+        origins={
+            "model": {
+                "commit": "c0ffee" * 6 + "beef",
+                "license": "apache-2.0",
+                "language": ["en"],
+                "citation": "@article{bert,\n  title={BERT}\n}",
+            },
+            "dataset": {"commit": "dec0de" * 6 + "feed", "language": ["en"]},
+        },
+        evaluations=[
+            {
+                "data": "stanfordnlp/sst2",
+                "split": "test",
+                "by": "topic",
+                "metrics": {"accuracy": 0.895},
+                "slices": slices,
+            }
+        ],
+    )
+
+
 HOSTILE = (
     "a|b",
     "<script>alert(1)</script>",

@@ -20,6 +20,7 @@ from record_fixture import (
     make_history,
     make_hostile_record,
     make_image_record,
+    make_published_record,
     make_recipe,
     make_record,
 )
@@ -29,6 +30,7 @@ from hf_sft.markdown import cut_folders, without_folders
 from hf_sft.record import RunRecord
 
 GOLDEN = Path(__file__).parent / "golden"
+CARDS = [("card_text", make_record), ("card_image", make_image_record), ("card_published", make_published_record)]
 
 
 def _table(card: str, heading: str) -> list[list[str]]:
@@ -56,7 +58,7 @@ def _recipe_in(card: str) -> dict[str, Any]:
     return yaml.safe_load(found[2])
 
 
-@pytest.mark.parametrize(("name", "make"), [("card_text", make_record), ("card_image", make_image_record)])
+@pytest.mark.parametrize(("name", "make"), CARDS)
 def test_card_is_the_golden_card(name: str, make: Any) -> None:
     """To accept a change: HF_SFT_UPDATE_GOLDEN=1 pytest tests/test_card.py, then read the difference."""
     card, golden = model_card(make()), GOLDEN / f"{name}.md"
@@ -168,7 +170,7 @@ def test_text_from_data_writes_no_html_and_no_markup() -> None:
     body = card.split("\n---\n", 1)[1]
     assert not re.search(r"<(?!/?(details|summary)>)", body)
     assert "**" not in body
-    assert "](" not in body
+    assert "](" not in re.sub(r"!\[[a-z, ]+\]\(report/\w+\.png\)", "", body)
 
 
 def test_recipe_in_the_card_is_the_recipe_of_the_record() -> None:
@@ -353,3 +355,68 @@ def test_epochs_table_marks_the_best_epoch_of_the_first_metric() -> None:
     rows = _table(model_card(make_record(history=history)), "Training\n")
     assert [row[0] for row in rows[1:]] == ["1", "2", "3 (best)", "4"]
     assert rows[4][3] == "-"
+
+
+def test_front_matter_says_what_the_hub_asks_for() -> None:
+    data = _data(model_card(make_published_record()))
+    assert (data.license, data.language, data.base_model) == ("apache-2.0", ["en"], "google-bert/bert-base-uncased")
+    assert data.get("base_model_relation") == "finetune" and data.datasets == ["stanfordnlp/sst2"]
+    assert [example["text"] for example in data.get("widget")] == [
+        "Slow start, wonderful end.", "I asked for my money back: twice.",
+    ]  # fmt: skip
+    assert {result.dataset_revision for result in _results(model_card(make_published_record()))} == {
+        "dec0de" * 6 + "feed"
+    }
+
+
+@pytest.mark.parametrize(
+    ("model", "hub", "expected"),
+    [
+        ({"license": "mit"}, None, "mit"),
+        ({"license": "mit"}, {"repo_id": "me/x", "license": "cc0-1.0"}, "cc0-1.0"),
+        ({}, None, None),
+    ],
+)
+def test_license_is_the_recipes_or_that_of_the_pretrained_model(
+    model: dict[str, Any], hub: dict[str, Any] | None, expected: str | None
+) -> None:
+    record = make_record(recipe=make_recipe(hub=hub), origins={"model": model})
+    assert _data(model_card(record)).license == expected
+
+
+def test_what_was_drawn_at_random_owes_no_license_and_no_citation() -> None:
+    recipe = make_recipe(model={"name": "me/base", "weights": "random"})
+    card = model_card(make_record(recipe=recipe, origins={"model": {"license": "mit", "citation": "@misc{x}"}}))
+    assert _data(card).license is None and "## Citation" not in card
+
+
+@pytest.mark.parametrize(
+    ("of_data", "of_model", "expected"),
+    [(["de"], ["en"], ["de"]), ([], ["en"], ["en"]), ([], ["en", "de"], None), ([], [], None)],
+)
+def test_language_is_that_of_the_data_or_the_only_one_of_the_model(
+    of_data: list[str], of_model: list[str], expected: list[str] | None
+) -> None:
+    origins = {"model": {"language": of_model}, "dataset": {"language": of_data}}
+    assert _data(model_card(make_record(origins=origins))).language == expected
+    assert _data(model_card(make_image_record(origins=origins))).language is None
+
+
+def test_sections_come_in_the_order_of_what_readers_ask() -> None:
+    heads = re.findall(r"^## (.*?)(?: \(\w+\))?$", model_card(make_published_record()), re.MULTILINE)
+    assert heads == [
+        "How to use", "Labels", "Results", "Results per label", "Confusion", "Training", "Recipe", "Training data",
+        "Limitations", "Environment", "Citation",
+    ]  # fmt: skip
+
+
+def test_limitations_name_the_worst_slice_that_is_large_enough() -> None:
+    card = model_card(make_published_record())
+    assert "accuracy is worst where topic is meals: 0.8100 on 74 rows, 95 % interval from 0.7200 to 0.8900" in card
+    assert "rooms" not in card
+
+
+def test_confusion_names_what_is_mistaken_most() -> None:
+    card = model_card(make_published_record())
+    assert "- negative taken for positive: 12 of 100 rows\n- positive taken for negative: 9 of 100 rows" in card
+    assert "Confusion" not in model_card(make_record())

@@ -45,7 +45,7 @@ def connect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Connect
     """Puts the libraries online at an endpoint, with empty caches, as if the process had just begun."""
 
     def go(endpoint: str, *, offline: bool = False) -> None:
-        hub_access._obstacle.cache_clear()
+        hub_access.hub_obstacle.cache_clear()
         template = endpoint + "/{repo_id}/resolve/{revision}/{filename}"
         monkeypatch.setattr(constants, "ENDPOINT", endpoint)
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
@@ -57,7 +57,7 @@ def connect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Connect
         monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", offline)
 
     yield go
-    hub_access._obstacle.cache_clear()
+    hub_access.hub_obstacle.cache_clear()
 
 
 class Hub(BaseHTTPRequestHandler):

@@ -18,7 +18,7 @@ ROOT = Path(hf_sft.__file__).parent
 LAYERS = (
     ("errors",),
     ("yaml12", "training_keys", "packages", "console", "markdown", "secrets", "tables", "advice"),
-    ("recipe_section", "recipe_tuning", "recipe", "recipe_file", "recipe_mistakes", "recipe_sense"),
+    ("recipe_section", "recipe_tuning", "recipe_hub", "recipe", "recipe_file", "recipe_mistakes", "recipe_sense"),
     ("record",),
     ("environment", "hub_access", "launch", "data", "metrics", "modeling", "table_files"),
     ("tasks",),
@@ -33,19 +33,24 @@ LAYERS = (
         "curves",
         "card",
         "card_metadata",
+        "confusion",
     ),
-    ("ownership", "job", "results", "room", "run_directory", "sense", "rehearsal"),
+    ("ownership", "job", "examples", "results", "room", "run_directory", "sense", "rehearsal"),
+    ("hub",),
     ("run",),
     ("guessing",),
     ("commands",),
-    ("__init__", "cli", "cli_action", "cli_cache", "cli_run", "cli_candidates", "cli_values"),
+    ("__init__", "cli", "cli_action", "cli_cache", "cli_run", "cli_candidates", "cli_push", "cli_values"),
 )
 # Imports inside a function that point the other way: a record shows itself, a recipe reads itself, and so on.
 ALLOWED = {("record", "summary"), ("summary", "curves"), ("recipe", "recipe_file"), ("run", "cli")}
+ALLOWED |= {("recipe_file", "hub.fetch")}
 LIGHT = ("errors", "yaml12", "training_keys", "packages", "console", "recipe", "recipe_file", "recipe_mistakes")
 LIGHT += (
     "recipe_section",
     "recipe_tuning",
+    "recipe_hub",
+    "cli_push",
     "advice",
     "cli_candidates",
     "commands.candidates",

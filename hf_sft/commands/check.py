@@ -18,6 +18,7 @@ from hf_sft.console import overheard
 from hf_sft.data.bad_rows import looked_at
 from hf_sft.data.quality import compare_splits, conflicting, label_findings
 from hf_sft.errors import Finding, HfSftError
+from hf_sft.hub import preflight
 from hf_sft.job import Job
 from hf_sft.modeling.block_table import block_table
 from hf_sft.modeling.build import Opened, open_model
@@ -176,6 +177,8 @@ def _look(
     book.notes += machine.notes if machine else ()
     book.attempt(lambda: _look_at_folder(recipe, data, book))
     book.attempt(lambda: job.check_packages(recipe))
+    target = book.attempt(lambda: preflight.look(recipe)) if recipe.hub is not None else None
+    book.notes += [] if target is None else [target.words]
     found = book.attempt(lambda: load_data(recipe, task, data))
     opened = book.attempt(lambda: open_model(recipe, task, trust_remote_code=trust))
     facts: dict[str, Any] = {}

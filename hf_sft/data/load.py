@@ -104,7 +104,7 @@ def _read(recipe: Recipe, path: str) -> Any:
     if not local.is_absolute() and (local.suffix in EXTENSIONS or local.exists()):  # in the working directory
         raise FileNotFoundError(f"no file or folder {recipe.folder / path}")
     if local.is_file():
-        _refuse(settings, ("data_files", "name"), "a single file")
+        _refuse(settings, ("data_files", "name", "revision"), "a single file")
         reader, suffix = _reader_of(local)
         if suffix == ".tsv":
             options = {"sep": "\t", **options}
@@ -112,14 +112,14 @@ def _read(recipe: Recipe, path: str) -> Any:
         return load_dataset(reader, data_files=str(local), **options)
     if local.is_dir():
         if any((local / name).exists() for name in ("dataset_dict.json", "dataset_info.json", "state.json")):
-            _refuse(settings, ("data_files", "name", "options"), "a folder saved by datasets")
+            _refuse(settings, ("data_files", "name", "options", "revision"), "a folder saved by datasets")
             return load_from_disk(str(local))
         options = {**CSV_CELLS, **options} if _holds_csv_alone(local) else options
         return load_dataset(str(local), settings.name, data_files=files, **options)
     if local.is_absolute():
         raise FileNotFoundError(f"no file or folder {local}")
-    require_hub("dataset.path", path, "dataset")
-    return load_dataset(path, settings.name, data_files=settings.data_files, **options)
+    require_hub("dataset.path", path, "dataset", revision=settings.revision)
+    return load_dataset(path, settings.name, revision=settings.revision, data_files=settings.data_files, **options)
 
 
 def _flat(files: Any) -> list[str]:
