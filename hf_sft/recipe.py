@@ -16,7 +16,7 @@ from hf_sft.recipe_section import Section, expanded
 from hf_sft.recipe_tuning import Tuning
 
 TaskName = Literal["text-classification", "image-classification", "token-classification"]
-ProblemName = Literal["single_label", "multi_label", "regression", "tags"]
+ProblemName = Literal["single_label", "multi_label", "regression", "tags", "pixels"]
 SPLIT_ROLES = ("train", "validation", "test")
 METRIC_NAMES = (
     "accuracy", "macro_f1", "micro_f1", "weighted_f1", "macro_precision", "macro_recall",
@@ -150,6 +150,12 @@ class DataSet(Section):
     labels: list[str] | None = Field(None, description="label names, in order, where the data carries bare integers")
     label_map: dict[str | int | bool | float, str | int | None] | None = Field(
         None, description="rename, merge or (null) drop labels"
+    )
+    ignore_label: int | None = Field(
+        None, ge=0, description="masks: the id of pixels that count nowhere: not in the loss, metrics or class weights"
+    )
+    label_colors: dict[LabelName, Annotated[list[int], Field(min_length=3, max_length=3)]] = Field(
+        {}, description="masks: label: [red, green, blue] in pictures; absent: a palette"
     )
     problem: ProblemName | None = Field(None, description="absent: decided once from the whole training column")
     max_samples: dict[SplitRole, Annotated[int, Field(gt=0)]] = Field({}, description="a seeded sample per split")

@@ -137,7 +137,7 @@ def _verify(job: Job, folder: str) -> None:
     batch = job.collate(job.inputs["train"].features(4))
     reloaded.to(next(job.built.model.parameters()).device)
     here, there = (
-        job.problem.decode(_outputs(model, batch, job.evaluator.channels_last), batch, job.labels)["scores"]
+        job.problem.decode(_outputs(job, model, batch), batch, job.labels)["scores"]
         for model in (job.built.model, reloaded)
     )
     here, there = (np.concatenate([np.ravel(row) for row in scores]) for scores in (here, there))
@@ -148,14 +148,14 @@ def _verify(job: Job, folder: str) -> None:
         raise ModelError(Finding(place=folder, expected=expected, found=found, fix="please report this as a bug"))
 
 
-def _outputs(model: Any, batch: dict[str, Any], channels_last: bool) -> Any:
+def _outputs(job: Job, model: Any, batch: dict[str, Any]) -> Any:
     import torch
 
     from hf_sft.evaluation import forward
 
     model.eval()
     with torch.inference_mode():
-        return forward(model, batch, channels_last)
+        return forward(model, batch, job.evaluator.channels_last, job.problem.reads)
 
 
 def write_record(job: Job, directory: RunDirectory, trained: Trained, results: Results, *, started: float) -> RunRecord:

@@ -79,7 +79,7 @@ def predict(
 
 
 def _name_columns(saved: SavedModel, source: RowSource, given: Mapping[str, Any]) -> Recipe:
-    roles = [role for role in saved.task.columns if role != "label"]
+    roles = [role for role in saved.task.columns if role != saved.task.target]
     wrong = [role for role in given if role not in roles]
     if wrong:
         expected, fix = f"what a {saved.task.name} model reads", nearest(wrong[0], roles)
@@ -166,7 +166,9 @@ class _Job:
         settings = self.recipe.dataset
         roles = self.saved.task.roles(settings.columns)
         asked = {role: need or role in settings.columns for role, need in roles.items()}
-        return {role: columns_of(settings, role) for role, read in asked.items() if read and role != "label"}
+        return {
+            role: columns_of(settings, role) for role, read in asked.items() if read and role != self.saved.task.target
+        }
 
     def _columns(self, decoded: Decoded, cells: Cells) -> list[list[Any]]:
         if self.top_k is None:

@@ -22,7 +22,8 @@ class Rows(torch.utils.data.Dataset):
 
     An index tells the row, the epoch and whether the row counts: `row + len(self) * (2 * epoch + filler)`. A filler has
     weight 0: it fills the last batch where several processes must step together. augment and mixing draw by epoch and
-    row id; with mixing a second row is read for each, and "labels" are shares of the labels.
+    row id; with mixing a second row is read for each, and "labels" are shares of the labels. opened: what is done with
+    the columns first, where targets stand among them; they are then part of what transform gives, and `targets` None.
     """
 
     def __init__(
@@ -31,6 +32,7 @@ class Rows(torch.utils.data.Dataset):
         transform: Transform | None,
         targets: NDArray | None,
         *,
+        opened: Transform | None = None,
         augment: Augment | None = None,
         mixing: Mixing | None = None,
         row_ids: NDArray | None = None,
@@ -38,6 +40,7 @@ class Rows(torch.utils.data.Dataset):
         self.rows = rows
         self.transform = transform
         self.targets = targets
+        self.opened = opened
         self.augment = augment
         self.mixing = mixing
         self.row_ids = row_ids
@@ -84,6 +87,7 @@ class Rows(torch.utils.data.Dataset):
     def _read(self, positions: list[int], draws: list[Draw]) -> Mapping[str, Any]:
         try:
             batch: Mapping[str, Any] = self.rows[positions]
+            batch = batch if self.opened is None else self.opened(batch)
             batch = batch if self.augment is None else self.augment.raw(batch, draws)
             batch = batch if self.transform is None else self.transform(batch)
             return batch if self.augment is None else self.augment.inputs(batch, draws)
