@@ -101,7 +101,9 @@ def prepare(
 
 
 def check_packages(recipe: Recipe) -> None:
-    """Raises MissingExtraError where the strategy needs a package that is not installed."""
+    """Raises MissingExtraError where the strategy or the task needs a package that is not installed."""
+    for package in TASKS[recipe.task].packages:
+        require_package(package, "task")
     if recipe.tuning.strategy == "lora":
         require_package("peft", "tuning.strategy")
 

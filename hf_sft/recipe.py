@@ -15,8 +15,10 @@ from hf_sft.errors import nearest
 from hf_sft.recipe_section import Section, expanded
 from hf_sft.recipe_tuning import Tuning
 
-TaskName = Literal["text-classification", "image-classification", "token-classification"]
-ProblemName = Literal["single_label", "multi_label", "regression", "tags", "pixels"]
+TaskName = Literal["text-classification", "image-classification", "token-classification", "object-detection"]
+ProblemName = Literal["single_label", "multi_label", "regression", "tags", "pixels", "boxes"]
+BoxFormat = Literal["xywh", "xyxy", "cxcywh_normalised"]
+BOX_FORMATS: tuple[BoxFormat, ...] = ("xywh", "xyxy", "cxcywh_normalised")
 SPLIT_ROLES = ("train", "validation", "test")
 METRIC_NAMES = (
     "accuracy", "macro_f1", "micro_f1", "weighted_f1", "macro_precision", "macro_recall",
@@ -25,11 +27,13 @@ METRIC_NAMES = (
     "mse", "mae", "pearson", "spearman", "r2",
     "entity_f1", "entity_precision", "entity_recall", "macro_entity_f1", "macro_entity_precision",
     "macro_entity_recall", "strict_entity_f1", "token_accuracy", "invalid_sequences",
+    "map", "map_50", "map_75", "map_small", "map_medium", "map_large", "mar_100",
 )  # fmt: skip
 ROLES: dict[str, tuple[str, ...]] = {  # per task: the roles that dataset.columns may name
     "text-classification": ("text", "text_pair", "label"),
     "image-classification": ("image", "label"),
     "token-classification": ("tokens", "text", "label"),
+    "object-detection": ("image", "objects"),
 }
 AUGMENTATION_KEYS: dict[str, dict[str, tuple[str, ...]]] = {  # per task: augmentation -> its settings
     "text-classification": {"word_dropout": ("p",), "word_swap": ("p",)},
@@ -49,12 +53,23 @@ AUGMENTATION_KEYS: dict[str, dict[str, tuple[str, ...]]] = {  # per task: augmen
         "random_erasing": ("p", "scale", "ratio"),
     },
     "token-classification": {},
+    "object-detection": {
+        "random_resized_crop": ("scale", "ratio"),
+        "random_crop": ("padding",),
+        "horizontal_flip": ("p",),
+        "vertical_flip": ("p",),
+        "rotation": ("degrees",),
+        "color_jitter": ("brightness", "contrast", "saturation", "hue"),
+        "grayscale": ("p",),
+        "gaussian_blur": ("kernel_size", "sigma"),
+    },
 }
 MIXED_TASKS = ("image-classification",)  # whose inputs can be mixed: objective.mixup, objective.cutmix
 PROCESSOR_KEYS: dict[str, tuple[str, ...]] = {
     "text-classification": ("max_length",),
     "image-classification": ("size", "image_mean", "image_std", "do_normalize"),
     "token-classification": ("max_length", "stride", "constrained_decoding"),
+    "object-detection": ("size", "image_mean", "image_std", "do_normalize"),
 }
 
 
@@ -157,6 +172,11 @@ class DataSet(Section):
     label_colors: dict[LabelName, Annotated[list[int], Field(min_length=3, max_length=3)]] = Field(
         {}, description="masks: label: [red, green, blue] in pictures; absent: a palette"
     )
+    bbox_format: BoxFormat = Field(
+        "xywh",
+        description="xywh: left, top, width, height in pixels | xyxy: two corners in pixels | cxcywh_normalised: centre, "
+        "width, height as shares of the image",
+    )
     problem: ProblemName | None = Field(None, description="absent: decided once from the whole training column")
     max_samples: dict[SplitRole, Annotated[int, Field(gt=0)]] = Field({}, description="a seeded sample per split")
     on_bad_row: Literal["error", "skip"] = Field(
@@ -232,7 +252,7 @@ class Run(Section):
 class Recipe(Section):
     """A fine-tuning job. Read one with `Recipe.load("recipe.yaml")` or `Recipe.from_dict({...})`."""
 
-    task: TaskName = Field(description="text-classification | image-classification | token-classification")
+    task: TaskName = Field(description="text-classification | image-classification | token-classification | object-detection")
     model: Model
     dataset: DataSet
     processor: Processor = Processor()

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from datasets import Dataset, DatasetDict, Features, Image
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value
 from numpy.typing import NDArray
 from PIL import Image as pil
 from PIL import ImageDraw
@@ -95,6 +95,21 @@ def shapes_masks() -> DatasetDict:
 
 def _with_mask(drawing: Drawing) -> dict[str, object]:
     return {"image": _png(drawing.image), "mask": _png(drawing.mask)}
+
+
+def shapes_boxes() -> DatasetDict:
+    """280 drawings of circles, squares and triangles, 96 x 96 pixels: image, objects {bbox: x, y, width, height in
+
+    pixels, category}; 200/40/40 rows.
+    """
+    objects = {"bbox": List(List(Value("float64"))), "category": List(ClassLabel(names=list(SHAPES)))}
+    return _splits(Features({"image": Image(), "objects": objects}), with_boxes)
+
+
+def with_boxes(drawing: Drawing) -> dict[str, object]:
+    """The drawing as a row of image and objects."""
+    objects = {"bbox": drawing.boxes.tolist(), "category": drawing.categories.tolist()}
+    return {"image": _png(drawing.image), "objects": objects}
 
 
 def _splits(features: Features, row: object) -> DatasetDict:

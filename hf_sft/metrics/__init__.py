@@ -15,6 +15,8 @@ from hf_sft.metrics.classification import (
     precision,
     recall,
 )
+from hf_sft.metrics.detection import average_precision as box_precision
+from hf_sft.metrics.detection import average_recall
 from hf_sft.metrics.entities import (
     entity_f1,
     entity_precision,
@@ -30,6 +32,7 @@ SINGLE: tuple[ProblemName, ...] = ("single_label",)
 BOTH: tuple[ProblemName, ...] = ("single_label", "multi_label")
 NUMBER: tuple[ProblemName, ...] = ("regression",)
 TAGS: tuple[ProblemName, ...] = ("tags",)
+BOXES: tuple[ProblemName, ...] = ("boxes",)
 
 METRICS: dict[str, Metric] = {
     "accuracy": Metric(name="accuracy", compute=accuracy, problems=BOTH),
@@ -86,6 +89,13 @@ METRICS: dict[str, Metric] = {
     "invalid_sequences": Metric(
         name="invalid_sequences", compute=invalid_sequences, problems=TAGS, greater_is_better=False
     ),
+    "map": Metric(name="map", compute=box_precision, problems=BOXES),
+    "map_50": Metric(name="map_50", compute=partial(box_precision, threshold=0.5), problems=BOXES),
+    "map_75": Metric(name="map_75", compute=partial(box_precision, threshold=0.75), problems=BOXES),
+    "map_small": Metric(name="map_small", compute=partial(box_precision, size="small"), problems=BOXES),
+    "map_medium": Metric(name="map_medium", compute=partial(box_precision, size="medium"), problems=BOXES),
+    "map_large": Metric(name="map_large", compute=partial(box_precision, size="large"), problems=BOXES),
+    "mar_100": Metric(name="mar_100", compute=average_recall, problems=BOXES),
 }
 
 DEFAULTS: dict[ProblemName, tuple[str, ...]] = {
@@ -100,4 +110,5 @@ DEFAULTS: dict[ProblemName, tuple[str, ...]] = {
         "token_accuracy",
         "invalid_sequences",
     ),
+    "boxes": ("map", "map_50", "map_75", "mar_100"),
 }

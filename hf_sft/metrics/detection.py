@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hf_sft.metrics.metric import Outcome
+from hf_sft.packages import require_package
 
 MOST_BOXES = 100  # of a row and label that count, the best ones
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
@@ -75,6 +76,10 @@ class BoxOutcome(Outcome):
         return replace(self, **{name: getattr(self, name)[rows] for name in parts})
 
     @property
+    def cells(self) -> int:
+        return 10 * len(THRESHOLDS) * sum(map(len, self.matching.scores))
+
+    @property
     def counts(self) -> NDArray:
         """float64: how often each row of matching stands here."""
         return np.bincount(self.origin, minlength=len(self.matching.references)).astype(float)
@@ -94,7 +99,11 @@ def box_outcome(references: NDArray, predictions: NDArray, scores: NDArray, num_
 
 
 def match_boxes(rows: Matching, size: str) -> list[Matched]:
-    """By label: predicted boxes given to true ones of that size, by pycocotools."""
+    """By label: predicted boxes given to true ones of that size, by pycocotools.
+
+    Raises MissingExtraError where that is not installed.
+    """
+    require_package("pycocotools", "metrics")
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 

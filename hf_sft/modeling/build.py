@@ -34,6 +34,9 @@ DECIDED_BY_DATA = {
 }
 
 
+CLASSIFYING = ("Classification", "ObjectDetection")  # in names of classes whose outputs are labels
+
+
 @dataclass(frozen=True, kw_only=True)
 class Built:
     """A model ready for training. labels may be in the order of the base model; report says what was done.
@@ -157,7 +160,7 @@ def _load_processor(source: ModelSource, recipe: Recipe, task: Task, config: Any
 
 def _label_names(config: Any) -> list[str] | None:
     """The label names a checkpoint was trained with; None when it has no classifier or only placeholder names."""
-    classifier = any("Classification" in name for name in config.architectures or []) or (
+    classifier = any(kind in name for name in config.architectures or [] for kind in CLASSIFYING) or (
         config.model_type == "timm_wrapper"
     )
     names = [name for _, name in sorted((int(index), str(name)) for index, name in config.id2label.items())]
@@ -233,7 +236,8 @@ def _load(
         for layer in layers.values():
             initialise(model, layer)
     loaded = len(model.state_dict()) - len(new)
-    return model, frozenset(new), _report(layers, before, new, inside, loaded, config.num_labels)
+    outputs = max((len(layer.weight) for layer in layers.values()), default=config.num_labels)  # type: ignore[arg-type]
+    return model, frozenset(new), _report(layers, before, new, inside, loaded, outputs)
 
 
 def explain_weights(name: str, found: str) -> tuple[str, str]:

@@ -60,11 +60,11 @@ def _as_timm(asked: Processor) -> dict[str, Any]:
     return settings
 
 
-def _keep_config(model: Any, processor: Any) -> None:
+def keep_config(model: Any, processor: Any) -> None:
     """Nothing: an image processor adds nothing to a model's config."""
 
 
-def _prepare(split: Split, recipe: Recipe) -> Split:
+def prepare(split: Split, recipe: Recipe) -> Split:
     """Rows whose image column decodes: paths (relative to the data's folder) and encoded bytes become images."""
     (column,) = columns_of(recipe.dataset, "image")
     feature, rows = split.rows.features[column], split.rows
@@ -88,7 +88,7 @@ def _holds_images(feature: Any) -> bool:
     return isinstance(feature, Image) or (isinstance(feature, dict) and set(feature) == {"bytes", "path"})
 
 
-def _find_faults(split: Split, recipe: Recipe) -> list[Fault]:
+def find_faults(split: Split, recipe: Recipe) -> list[Fault]:
     """Images that are missing, do not decode or are tiny; of many rows some thousands are looked at, unless bad ones
 
     are to be skipped.
@@ -137,9 +137,9 @@ IMAGE_CLASSIFICATION = Task(
     problems=PROBLEMS,
     auto_model="AutoModelForImageClassification",
     load_processor=_load_image_processor,
-    fit_model=_keep_config,
-    prepare=_prepare,
-    find_faults=_find_faults,
+    fit_model=keep_config,
+    prepare=prepare,
+    find_faults=find_faults,
     inspect=inspect_images,
     full_lengths=None,
     longest_input=None,

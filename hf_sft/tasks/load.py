@@ -304,8 +304,8 @@ def make_inputs(
         columns = None if task.travels else inputs
         augment = configure_augment(entries, columns, seed=recipe.seed, pixels=pixels, opened=task.opened)
         mixing = _configure_mixing(recipe, labels)
-    held, opened = (None, task.open_rows(recipe, labels, augmented)) if task.open_rows else (targets, None)
-    raw = Rows(source, transform, held, opened=opened, augment=augment, mixing=mixing, row_ids=row_ids)
+    opened = task.open_rows(recipe, labels, augmented) if task.open_rows else None
+    raw = Rows(source, transform, targets, opened=opened, augment=augment, mixing=mixing, row_ids=row_ids)
     if task.ahead:
         with PartialState().main_process_first():
             mapped = split.rows.map(transform, batched=True, remove_columns=split.rows.column_names)
@@ -335,8 +335,8 @@ def take_inputs(inputs: Inputs, positions: NDArray) -> Inputs:
     """The rows at those positions, in that order."""
     targets = None if inputs.targets is None else inputs.targets[positions]
     ids, own = inputs.row_ids[positions], inputs.rows
-    chosen, held = own.rows.select(positions), None if own.targets is None else targets
-    rows = Rows(chosen, own.transform, held, opened=own.opened, augment=own.augment, mixing=own.mixing, row_ids=ids)
+    chosen = own.rows.select(positions)
+    rows = Rows(chosen, own.transform, targets, opened=own.opened, augment=own.augment, mixing=own.mixing, row_ids=ids)
     source = None if inputs.source is None else inputs.source.select(positions)
     return Inputs(rows=rows, lengths=inputs.lengths[positions], targets=targets, row_ids=ids, source=source)
 

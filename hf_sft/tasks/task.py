@@ -125,6 +125,7 @@ class Task:
     pixels: processor -> side of the model's input in pixels; 0 where there are none.
     channels_last: whether convolutional models run in that memory format.
     training_defaults: TrainingArguments the task sets where a recipe is silent.
+    packages: that an extra installs, and without which it cannot be measured.
     """
 
     name: str
@@ -160,6 +161,7 @@ class Task:
     streams: bool = True
     channels_last: bool = False
     training_defaults: Mapping[str, Any] = field(default_factory=dict)
+    packages: tuple[str, ...] = ()
 
     @property
     def travels(self) -> bool:

@@ -23,6 +23,8 @@ VISION = {
     "vit": 5e-5, "deit": 5e-5, "beit": 5e-5, "dinov2": 2e-5, "swin": 5e-5, "swinv2": 5e-5,
     "convnext": 1e-4, "convnextv2": 1e-4,
     "resnet": 5e-4, "regnet": 5e-4, "efficientnet": 5e-4, "mobilenet_v2": 5e-4, "timm_wrapper": 5e-4,
+    "rt_detr": 1e-4, "rt_detr_v2": 1e-4, "d_fine": 1e-4, "deformable_detr": 1e-4, "conditional_detr": 1e-4,
+    "detr": 1e-4, "table-transformer": 1e-4, "yolos": 5e-5,
 }  # fmt: skip
 TRAINED = {  # strategy -> what trains; the rates are those of full fine-tuning
     "top_layers": "its last layers", "first_layers": "its first layers", "layer_decay": "falling from layer to layer",

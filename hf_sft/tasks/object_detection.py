@@ -1,0 +1,173 @@
+"""Object detection: one image -> boxes, each with a label and a score."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from transformers import AutoImageProcessor
+from transformers.image_utils import load_image
+
+from hf_sft.data.boxes import decide_objects, name_objects, read_objects
+from hf_sft.data.columns import columns_of
+from hf_sft.data.labels import Labels
+from hf_sft.data.quality import inspect_images
+from hf_sft.errors import Finding, ModelError, RecipeError
+from hf_sft.recipe import Recipe
+from hf_sft.tasks.box_pictures import draw_boxes, seen_boxes
+from hf_sft.tasks.detection import PROBLEMS, write_boxes
+from hf_sft.tasks.image_classification import find_faults, keep_config, prepare
+from hf_sft.tasks.task import Batch, Task
+
+FAMILIES = (  # whose outputs are boxes as shares of the image, and a score per label or one of "no object"
+    "rt_detr", "rt_detr_v2", "d_fine", "yolos", "deformable_detr", "conditional_detr", "detr", "table-transformer",
+)  # fmt: skip
+OURS = ("matcher_", "weight_loss_", "focal_", "num_denoising", "auxiliary_loss", "eos_coefficient")
+OURS += ("class_cost", "bbox_cost", "giou_cost", "bbox_loss_", "giou_loss_", "cls_loss_")  # keys of a model's own loss
+LEAST_SHARE = 0.1  # of a box that augmentation must leave in the image; else it has vanished
+LEAST_SIDE = 1.0  # pixels
+
+
+def _load_processor(source: str, recipe: Recipe, config: Any, trust_remote_code: bool) -> Any:
+    """The model's image processor, which gives every image one size, without a border.
+
+    Raises ModelError for families whose outputs are not known, RecipeError for settings of a loss that is not used.
+    """
+    if config.model_type not in FAMILIES:
+        expected, found = f"a detector that can be trained: {', '.join(FAMILIES)}", f"{config.model_type} ({source})"
+        raise ModelError(Finding(place="model.name", expected=expected, found=found, fix="name one of another family"))
+    wrong = [key for key in recipe.model.config if key.startswith(OURS)]
+    if wrong:
+        expected, fix = "a setting that has an effect", "leave it out: the loss is the same for all families"
+        raise RecipeError(
+            [Finding(place=f"model.config.{key}", expected=expected, found=key, fix=fix) for key in wrong]
+        )
+    if hasattr(config, "num_denoising"):
+        config.num_denoising = 0  # queries made of noisy true boxes: drawn per batch, so that no batch could be split
+    processor = AutoImageProcessor.from_pretrained(
+        source, revision=recipe.model.revision, trust_remote_code=trust_remote_code
+    )
+    asked, size = recipe.processor, dict(processor.size)
+    for name in ("image_mean", "image_std", "do_normalize"):
+        if getattr(asked, name) is not None:
+            setattr(processor, name, getattr(asked, name))
+    if asked.size is not None or not (size.get("height") and size.get("width")):
+        side = asked.size or size.get("shortest_edge") or size.get("longest_edge")
+        processor.size = {"height": side, "width": side}
+    processor.do_pad = False
+    return processor
+
+
+def _open_rows(recipe: Recipe, labels: Labels, training: bool) -> Callable[[Batch], dict[str, Any]]:
+    (column,) = columns_of(recipe.dataset, "image")
+    return partial(open_images, column, len(labels.names))
+
+
+def open_images(column: str, num_labels: int, batch: Batch) -> dict[str, Any]:
+    """image: RGB; sizes: its height and width; where targets are known boxes, as tv_tensors that move along with the
+
+    image, and classes, int64 [n].
+    """
+    from torchvision.tv_tensors import BoundingBoxes
+
+    images = [load_image(image) for image in batch[column]]
+    sizes = [(image.height, image.width) for image in images]
+    opened: dict[str, Any] = {"image": images, "sizes": sizes, "num_labels": [num_labels] * len(images)}
+    if "targets" in batch:
+        opened["boxes"] = [
+            BoundingBoxes(
+                torch.tensor(row[:, :4], dtype=torch.float32),
+                format="XYXY",  # type: ignore[arg-type]
+                canvas_size=size,
+                clamping_mode=None,
+            )
+            for row, size in zip(batch["targets"], sizes, strict=True)
+        ]
+        opened["classes"] = [torch.tensor(row[:, 4], dtype=torch.int64) for row in batch["targets"]]
+    return opened
+
+
+def _configure_transform(processor: Any, recipe: Recipe) -> Callable[[Batch], dict[str, Any]]:
+    return partial(read_images, processor)
+
+
+def read_images(processor: Any, batch: Batch) -> dict[str, Any]:
+    """pixel_values float32 [3, H, W], sizes, and where they are known labels: {"boxes": float32 [n, 4], centre, width
+
+    and height as shares of the image, "class_labels": int64 [n], "num_labels": int}.
+    """
+    pixels = processor(list(batch["image"]), return_tensors="pt")["pixel_values"]
+    found: dict[str, Any] = {"pixel_values": pixels, "sizes": [torch.tensor(size) for size in batch["sizes"]]}
+    if "boxes" in batch:
+        parts = zip(batch["image"], batch["boxes"], batch["classes"], batch["num_labels"], strict=True)
+        found["labels"] = [as_shares(*part) for part in parts]
+    return found
+
+
+def as_shares(image: Any, boxes: torch.Tensor, classes: torch.Tensor, num_labels: int) -> dict[str, Any]:
+    """The boxes of an image as its model takes them: cut at its borders, without those that have vanished."""
+    corners = torch.as_tensor(boxes).reshape(-1, 4)
+    sides = torch.tensor([image.width, image.height] * 2, dtype=torch.float32)
+    cut = corners.clamp(min=0).minimum(sides)
+    left, whole = ((part[:, 2:] - part[:, :2]).clamp(min=0) for part in (cut, corners))
+    kept = (left >= LEAST_SIDE).all(1) & (left.prod(1) >= LEAST_SHARE * whole.prod(1))
+    centre = (cut[:, :2] + cut[:, 2:]) / 2
+    shares = torch.cat([centre, left], 1) / sides
+    return {"boxes": shares[kept], "class_labels": classes[kept], "num_labels": num_labels}
+
+
+def _configure_collate(processor: Any, recipe: Recipe) -> Callable[[Sequence[Batch]], dict[str, Any]]:
+    return collate_boxes
+
+
+def collate_boxes(features: Sequence[Batch]) -> dict[str, Any]:
+    """Tensors [B, ...], and labels as a list of what each row has."""
+    batch: dict[str, Any] = {
+        "pixel_values": torch.stack([feature["pixel_values"] for feature in features]),
+        "sizes": torch.stack([feature["sizes"] for feature in features]),
+        "weight": torch.tensor([feature["weight"] for feature in features]),
+    }
+    if "labels" in features[0]:
+        batch["labels"] = [feature["labels"] for feature in features]
+    return batch
+
+
+def _pixels(processor: Any) -> int:
+    return int(min(processor.size["height"], processor.size["width"]))
+
+
+def _same(image: Mapping[str, Any]) -> Mapping[str, Any]:
+    return image
+
+
+OBJECT_DETECTION = Task(
+    name="object-detection",
+    columns={"image": True, "objects": True},
+    target="objects",
+    read_labels=read_objects,
+    name_targets=name_objects,
+    decide_labels=decide_objects,
+    problems=PROBLEMS,
+    auto_model="AutoModelForObjectDetection",
+    load_processor=_load_processor,
+    fit_model=keep_config,
+    prepare=prepare,
+    find_faults=find_faults,
+    inspect=inspect_images,
+    full_lengths=None,
+    longest_input=None,
+    open_rows=_open_rows,
+    transform=_configure_transform,
+    ahead=False,
+    collate=_configure_collate,
+    length=None,
+    write=write_boxes,
+    opened=_same,
+    pixels=_pixels,
+    streams=False,
+    packages=("pycocotools",),
+    seen=seen_boxes,
+    draw=draw_boxes,
+)
