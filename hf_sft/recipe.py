@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr
 from pydantic_core import PydanticCustomError
@@ -15,7 +15,7 @@ from hf_sft.errors import nearest
 from hf_sft.recipe_section import Section, expanded
 from hf_sft.recipe_tuning import Tuning
 
-TaskName = Literal["text-classification", "image-classification", "token-classification"]
+TaskName = Literal["text-classification", "image-classification", "token-classification", "image-segmentation"]
 ProblemName = Literal["single_label", "multi_label", "regression", "tags", "pixels"]
 SPLIT_ROLES = ("train", "validation", "test")
 METRIC_NAMES = (
@@ -25,11 +25,13 @@ METRIC_NAMES = (
     "mse", "mae", "pearson", "spearman", "r2",
     "entity_f1", "entity_precision", "entity_recall", "macro_entity_f1", "macro_entity_precision",
     "macro_entity_recall", "strict_entity_f1", "token_accuracy", "invalid_sequences",
+    "mean_iou", "mean_dice", "pixel_accuracy",
 )  # fmt: skip
 ROLES: dict[str, tuple[str, ...]] = {  # per task: the roles that dataset.columns may name
     "text-classification": ("text", "text_pair", "label"),
     "image-classification": ("image", "label"),
     "token-classification": ("tokens", "text", "label"),
+    "image-segmentation": ("image", "mask"),
 }
 AUGMENTATION_KEYS: dict[str, dict[str, tuple[str, ...]]] = {  # per task: augmentation -> its settings
     "text-classification": {"word_dropout": ("p",), "word_swap": ("p",)},
@@ -49,12 +51,24 @@ AUGMENTATION_KEYS: dict[str, dict[str, tuple[str, ...]]] = {  # per task: augmen
         "random_erasing": ("p", "scale", "ratio"),
     },
     "token-classification": {},
+    "image-segmentation": {
+        "random_resized_crop": ("scale", "ratio"),
+        "random_crop": ("padding",),
+        "horizontal_flip": ("p",),
+        "vertical_flip": ("p",),
+        "rotation": ("degrees",),
+        "color_jitter": ("brightness", "contrast", "saturation", "hue"),
+        "grayscale": ("p",),
+        "gaussian_blur": ("kernel_size", "sigma"),
+    },
 }
+MASKED_TASKS = ("image-segmentation",)  # whose targets are masks: ignore_label, label_colors, dice_weight
 MIXED_TASKS = ("image-classification",)  # whose inputs can be mixed: objective.mixup, objective.cutmix
 PROCESSOR_KEYS: dict[str, tuple[str, ...]] = {
     "text-classification": ("max_length",),
     "image-classification": ("size", "image_mean", "image_std", "do_normalize"),
     "token-classification": ("max_length", "stride", "constrained_decoding"),
+    "image-segmentation": ("size", "image_mean", "image_std", "do_normalize"),
 }
 
 
@@ -199,6 +213,9 @@ class Objective(Section):
         ge=0,
         description="Lin et al. 2017: rows that are predicted well weigh less, the more so the higher; often 2",
     )
+    dice_weight: float | None = Field(
+        None, ge=0, le=100, description="masks: so much of a Dice loss (Milletari et al. 2016) is added; often 1"
+    )
     mixup: float | None = Field(
         None, ge=1e-3, le=100, description="Zhang et al. 2018: images blended, labels too; alpha, often 0.2"
     )
@@ -232,7 +249,7 @@ class Run(Section):
 class Recipe(Section):
     """A fine-tuning job. Read one with `Recipe.load("recipe.yaml")` or `Recipe.from_dict({...})`."""
 
-    task: TaskName = Field(description="text-classification | image-classification | token-classification")
+    task: TaskName = Field(description=" | ".join(get_args(TaskName)))
     model: Model
     dataset: DataSet
     processor: Processor = Processor()

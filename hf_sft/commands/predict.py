@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from hf_sft.commands.file_names import FileNames
 from hf_sft.commands.predictions import Predictions
 from hf_sft.data.columns import columns_of
 from hf_sft.data.rows import Rows
@@ -66,7 +67,16 @@ def predict(
     recipe = _name_columns(saved, source, columns or {})
     added = _added_columns(saved, top_k, prefix)
     _check_clash(source, added)
-    job = _Job(saved=saved, recipe=recipe, source=source, batch_size=batch_size, top_k=top_k, names=added.names)
+    job = _Job(
+        saved=saved,
+        recipe=recipe,
+        source=source,
+        batch_size=batch_size,
+        top_k=top_k,
+        names=added.names,
+        folder=_folder_beside(output),
+        named=FileNames(),
+    )
     kept: list[Row] = []
     total, started = 0, time.perf_counter()
     to = nullcontext(kept.extend) if output is None else open_output(output, _output_columns(source, added))
@@ -76,6 +86,13 @@ def predict(
             total += len(chunk)
     path = None if output is None or str(output) == STANDARD_OUTPUT else Path(output).expanduser()
     return Predictions(rows=kept, path=path, total=total, seconds=time.perf_counter() - started)
+
+
+def _folder_beside(output: str | Path | None) -> Path | None:
+    """Where files of single rows go: beside the output, under its name without the ending."""
+    if output is None or str(output) == STANDARD_OUTPUT:
+        return None
+    return Path(output).expanduser().with_suffix("")
 
 
 def _name_columns(saved: SavedModel, source: RowSource, given: Mapping[str, Any]) -> Recipe:
@@ -93,7 +110,7 @@ def _name_columns(saved: SavedModel, source: RowSource, given: Mapping[str, Any]
 def _added_columns(saved: SavedModel, top_k: int | None, prefix: str) -> pyarrow.Schema:
     """The columns that predictions add to every row."""
     number, text = pyarrow.float64(), pyarrow.string()
-    labels, columns = saved.labels, saved.problem.answers(saved.labels)
+    labels, columns = saved.labels, {**saved.problem.answers(saved.labels), **saved.task.file_columns}
     if top_k is not None and not saved.problem.ranked:
         fix, found = "leave top_k out", f"a model for {labels.problem}"
         raise RecipeError(Finding(place="top_k", expected="a model with labels of rows", found=found, fix=fix))
@@ -123,7 +140,10 @@ def _output_columns(source: RowSource, added: pyarrow.Schema) -> Columns:
 
 @dataclass(frozen=True, kw_only=True)
 class _Job:
-    """One pass over the rows. names: of the added columns, in the order in which they are made."""
+    """One pass over the rows. names: of the added columns, in the order in which they are made.
+
+    folder: where files of single rows go; named: what they are called.
+    """
 
     saved: SavedModel
     recipe: Recipe
@@ -131,15 +151,18 @@ class _Job:
     batch_size: int
     top_k: int | None
     names: Sequence[str]
+    folder: Path | None
+    named: FileNames
 
     def run(self) -> Iterator[list[Row]]:
         """The rows with their predictions, a chunk at a time, under a bar on standard error (on a terminal)."""
-        size = self.batch_size * (BATCHES_SORTED if self.saved.task.ahead else BATCHES_READ)
+        batches = 1 if self.saved.task.write_files else BATCHES_SORTED if self.saved.task.ahead else BATCHES_READ
+        size = self.batch_size * batches
         first = 0
         with tqdm(total=self.source.total, unit=" rows", disable=None, file=sys.stderr, leave=False) as bar:
             for rows in chunked(self.source.read(), size):
                 cells = Cells(self.source, rows, self._roles(), first)
-                columns = self._columns(self._decode(cells, first, bar), cells)
+                columns = self._columns(self._decode(cells, first, bar), cells, rows, first)
                 named = (dict(zip(self.names, cells, strict=True)) for cells in zip(*columns, strict=True))
                 yield [row | added for row, added in zip(rows, named, strict=True)]
                 first += len(rows)
@@ -147,6 +170,7 @@ class _Job:
     def _decode(self, cells: Cells, first: int, bar: Any) -> Decoded:
         task, labels = self.saved.task, self.saved.labels
         transform: Any = task.transform(self.saved.processor, self.recipe)
+        opened = task.open_rows(self.recipe, labels, False) if task.open_rows else None
         read: Any = cells
         lengths = np.ones(len(cells), dtype=np.int64)
         if task.ahead:
@@ -156,7 +180,8 @@ class _Job:
             _check_lengths(lengths, first, self.source)
         evaluator = self.saved.evaluator(batch_size=self.batch_size)
         try:
-            return evaluator.predict(self.saved.model, Rows(_Shown(read, bar), transform, None), lengths, labels)
+            shown: Any = Rows(_Shown(read, bar), transform, None, opened=opened)
+            return evaluator.predict(self.saved.model, shown, lengths, labels, whole=task.write_files is not None)
         except torch.OutOfMemoryError as error:
             fix, found = f"--batch-size {max(1, self.batch_size // 4)}", f"none left at {self.batch_size} rows a batch"
             raise EnvironmentProblem(Finding(place="device", expected="enough memory", found=found, fix=fix)) from error
@@ -170,9 +195,14 @@ class _Job:
             role: columns_of(settings, role) for role, read in asked.items() if read and role != self.saved.task.target
         }
 
-    def _columns(self, decoded: Decoded, cells: Cells) -> list[list[Any]]:
+    def _columns(self, decoded: Decoded, cells: Cells, rows: Sequence[Row], first: int) -> list[list[Any]]:
         if self.top_k is None:
-            written = self.saved.task.write(decoded, self.saved.labels, self.recipe, cells)
+            task, labels = self.saved.task, self.saved.labels
+            written = task.write(decoded, labels, self.recipe, cells)
+            if task.write_files is not None:
+                called = [self.named.of(row, first + number) for number, row in enumerate(rows)]
+                config = self.saved.model.config
+                written |= task.write_files(decoded, labels, config, self.recipe, cells, self.folder, called)
             return [_as_list(values) for values in written.values()]
         best = np.argsort(-decoded["scores"], axis=-1, kind="stable")[:, : self.top_k]
         scores = np.take_along_axis(decoded["scores"], best, axis=-1)

@@ -24,12 +24,14 @@ from hf_sft.metrics.entities import (
 )
 from hf_sft.metrics.metric import Metric
 from hf_sft.metrics.regression import mae, mse, pearson, r2, spearman
+from hf_sft.metrics.segmentation import mean_dice, mean_iou, pixel_accuracy
 from hf_sft.recipe import ProblemName
 
 SINGLE: tuple[ProblemName, ...] = ("single_label",)
 BOTH: tuple[ProblemName, ...] = ("single_label", "multi_label")
 NUMBER: tuple[ProblemName, ...] = ("regression",)
 TAGS: tuple[ProblemName, ...] = ("tags",)
+PIXELS: tuple[ProblemName, ...] = ("pixels",)
 
 METRICS: dict[str, Metric] = {
     "accuracy": Metric(name="accuracy", compute=accuracy, problems=BOTH),
@@ -86,6 +88,9 @@ METRICS: dict[str, Metric] = {
     "invalid_sequences": Metric(
         name="invalid_sequences", compute=invalid_sequences, problems=TAGS, greater_is_better=False
     ),
+    "mean_iou": Metric(name="mean_iou", compute=mean_iou, problems=PIXELS),
+    "mean_dice": Metric(name="mean_dice", compute=mean_dice, problems=PIXELS),
+    "pixel_accuracy": Metric(name="pixel_accuracy", compute=pixel_accuracy, problems=PIXELS),
 }
 
 DEFAULTS: dict[ProblemName, tuple[str, ...]] = {
@@ -100,4 +105,5 @@ DEFAULTS: dict[ProblemName, tuple[str, ...]] = {
         "token_accuracy",
         "invalid_sequences",
     ),
+    "pixels": ("mean_iou", "mean_dice", "pixel_accuracy"),
 }

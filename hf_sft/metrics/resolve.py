@@ -23,6 +23,7 @@ from hf_sft.hub_access import hub_is_reachable
 from hf_sft.metrics import DEFAULTS, METRICS
 from hf_sft.metrics.entities import tag_outcome
 from hf_sft.metrics.metric import Metric, Outcome
+from hf_sft.metrics.segmentation import pixel_outcome
 from hf_sft.recipe import ProblemName
 
 EVALUATE, FUNCTION = "evaluate:", "function:"
@@ -87,6 +88,8 @@ def make_up_outcome(problem: ProblemName, num_labels: int) -> Outcome:
     labels = np.arange(num_labels)
     if problem == "tags":
         return _make_up_tags(num_labels)
+    if problem == "pixels":
+        return _make_up_pixels(num_labels)
     references = rows % num_labels
     predictions = np.where(rows // num_labels == 1, (references + 1) % num_labels, references)
     predicted = predictions[:, None] == labels
@@ -108,6 +111,14 @@ def _make_up_tags(num_labels: int) -> Outcome:
     for row, tags in enumerate(predictions):
         scores[row] = (1.0 + np.eye(len(names))[tags]) / (len(names) + 1)
     return tag_outcome(references, predictions, scores, names)
+
+
+def _make_up_pixels(num_labels: int) -> Outcome:
+    """Images that hold every class, with some pixels right and some of the next class."""
+    true = np.full((8, num_labels), 100)
+    right = np.broadcast_to(np.arange(20, 100, 10)[:, None], true.shape)
+    predicted = right + np.roll(true - right, 1, axis=1)
+    return pixel_outcome(np.stack([right, predicted, true], axis=-1), np.full((8, num_labels), 1 / num_labels))
 
 
 def _look_up(name: str, problem: ProblemName) -> Metric:

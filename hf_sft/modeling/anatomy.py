@@ -73,8 +73,9 @@ def head_modules(model: nn.Module) -> dict[str, nn.Module]:
         wanted = {id(part) for part in (classifiers if isinstance(classifiers, tuple) else (classifiers,))}
         return {name: module for name, module in model.named_modules() if id(module) in wanted}
     parts = {name: module for name, module in model.named_children() if any(True for _ in module.parameters())}
-    if model.base_model_prefix in parts:
-        return {name: module for name, module in parts.items() if name != model.base_model_prefix}
+    for backbone in (model.base_model_prefix, "backbone"):
+        if backbone in parts:
+            return {name: module for name, module in parts.items() if name != backbone}
     sizes = [sum(parameter.numel() for parameter in module.parameters()) for module in parts.values()]
     return dict(list(parts.items())[sizes.index(max(sizes)) + 1 :])
 
