@@ -69,6 +69,7 @@ class RunRecord:
     versions: package -> version. history: {"steps": [...], "epochs": [...]}, and
     with tuning.wise_ft {"wise_ft": [...]}: loss and metrics on validation at each alpha.
     notes: what a reader of the numbers must know (in-memory data, custom functions, a widening gap).
+    pictures: names of files in report/ (and beside the card) that show rows with truth and prediction.
     evaluations: what `hf-sft evaluate` found since, each with its data, split, date, metrics, intervals and slices.
     """
 
@@ -87,6 +88,7 @@ class RunRecord:
     history: dict[str, list[dict[str, Any]]]
     notes: list[str] = field(default_factory=list)
     evaluations: list[dict[str, Any]] = field(default_factory=list)
+    pictures: list[str] = field(default_factory=list)
     output_dir: str = ""
 
     @property

@@ -6,7 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from hf_sft.curves import save_curves
 from hf_sft.data.bad_rows import as_csv
 from hf_sft.data.labels import Labels
 from hf_sft.errors import Finding, ModelError
+from hf_sft.examples import save_examples
 from hf_sft.metrics.intervals import bootstrap_intervals
 from hf_sft.modeling.adapter_files import config_folder, holds_adapters, load_adapted, save_adapters
 from hf_sft.modeling.lora import adapter_parameters
@@ -210,7 +211,12 @@ def write_record(job: Job, directory: RunDirectory, trained: Trained, results: R
         notes=[*job.notes, *trained.notes, *([gap] if gap else [])],
         output_dir=str(directory.path),
     )
+    picture = "validation" in results.rows and save_examples(job, directory, results.rows["validation"], "validation")
+    if picture:
+        record = replace(record, pictures=[picture])
     if PartialState().is_main_process:
+        for name in record.pictures:
+            shutil.copyfile(directory.report / name, directory.model / name)
         save_curves(record, directory.report / "curves.png")
         write_text(directory.model / "README.md", model_card(record))
         record.save()

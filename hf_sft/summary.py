@@ -102,7 +102,13 @@ def baseline_name(record: RunRecord) -> str:
 
 def counted(problem: str) -> str:
     """What the support of a class counts."""
-    return "entities" if problem == "tags" else "rows"
+    return {"tags": "entities", "pixels": "pixels"}.get(problem, "rows")
+
+
+def class_metrics(classes: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Names of the numbers that each class has, its support left out."""
+    usual = ("precision", "recall", "f1")
+    return [name for name in next(iter(classes.values()), dict.fromkeys(usual)) if name != "support"]
 
 
 def run_name(record: RunRecord) -> str:

@@ -34,7 +34,7 @@ LAYERS = (
         "card",
         "card_metadata",
     ),
-    ("ownership", "job", "results", "room", "run_directory", "sense", "rehearsal"),
+    ("ownership", "job", "results", "examples", "room", "run_directory", "sense", "rehearsal"),
     ("run",),
     ("guessing",),
     ("commands",),

@@ -234,7 +234,9 @@ def _detection_configs() -> dict[str, Callable[[], tuple[Any, str]]]:
             "ConditionalDetrForObjectDetection",
         ),
         "deformable_detr": lambda: (
-            transformers.DeformableDetrConfig(backbone_config=resnet(three), **{**plain, "d_model": 32}, num_feature_levels=3),
+            transformers.DeformableDetrConfig(
+                backbone_config=resnet(three), **{**plain, "d_model": 32}, num_feature_levels=3
+            ),
             "DeformableDetrForObjectDetection",
         ),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +19,7 @@ from hf_sft.console import overheard
 from hf_sft.data.bad_rows import looked_at
 from hf_sft.data.quality import compare_splits, conflicting, label_findings
 from hf_sft.errors import Finding, HfSftError
+from hf_sft.examples import save_seen
 from hf_sft.job import Job
 from hf_sft.modeling.block_table import block_table
 from hf_sft.modeling.build import Opened, open_model
@@ -219,9 +221,17 @@ def _look(
         unit=(work.recipe.tuning.gradual or Gradual()).unit,
         solved=solves(work.recipe),
     )
+    seen = book.attempt(
+        lambda: save_seen(work, Path(tempfile.gettempdir()) / "hf_sft_check" / f"{_called(recipe)}.png")
+    )
+    book.notes += [seen] if seen else []
     book.notes += notes(recipe, work.built)
     book.notes += job.tuning_notes(work.recipe, work.rules, work.inputs["train"].size, machine.processes, work.built)
     return facts, words, blocks, book.attempt(lambda: rehearse(work))
+
+
+def _called(recipe: Recipe) -> str:
+    return Path(recipe.output_dir).name or "run"
 
 
 def _look_at_folder(recipe: Recipe, data: Any, book: _Notebook) -> None:
@@ -269,7 +279,7 @@ def _look_at_rows(
         if note.startswith("warning: "):
             what = note.removeprefix("warning: ")
             book.warnings.append(
-                Finding(place="dataset.columns.label", expected="labels with rows to learn from", found=what)
+                Finding(place=f"dataset.columns.{task.target}", expected="labels with rows to learn from", found=what)
             )
         else:
             book.notes.append(note)

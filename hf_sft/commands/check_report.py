@@ -59,6 +59,8 @@ def _tables(report: CheckReport) -> list[Table]:
         found.append(labels)
     if entities := _entities(report):
         found.append(entities)
+    if pixels := _pixels(report):
+        found.append(pixels)
     if report.model:
         found.append(Table(title="model", rows=[*report.model.items()], left=2))
     if report.blocks:
@@ -120,6 +122,15 @@ def _entities(report: CheckReport) -> Table | None:
     names = list(next(iter(counts.values())))
     rows = [(name, *(f"{part[name]:,}" for part in counts.values())) for name in names]
     return Table(title="entities per type", heads=("type", *counts), rows=rows)
+
+
+def _pixels(report: CheckReport) -> Table | None:
+    shares = {split: facts["pixels"] for split, facts in report.data.items() if "pixels" in facts}
+    if not shares:
+        return None
+    names = list(next(iter(shares.values())))
+    rows = [(name, *(f"{part[name]:.2%}" if part[name] else "none" for part in shares.values())) for name in names]
+    return Table(title="share of the pixels that count", heads=("class", *shares), rows=rows)
 
 
 def _cost(rehearsal: Rehearsal) -> list[tuple[str, str]]:

@@ -105,7 +105,7 @@ def unnest(cell: Any) -> tuple[list[Any], list[Any]] | None:
     return [entry[keys[0]] for entry, keys in pairs if keys], [entry[keys[1]] for entry, keys in pairs if keys]
 
 
-def read_cell(cell: Any, kind: BoxFormat, size: Size | None) -> Objects | None | tuple[str, str]:
+def read_cell(cell: Any, kind: BoxFormat, size: Size | None) -> Objects | tuple[str, str] | None:
     """The objects of a row, None for an empty cell, or (what is wrong, an example), in words that follow a column.
 
     size: of the image; None where it cannot be read, which is another function's complaint.

@@ -11,7 +11,7 @@ from PIL.Image import fromarray
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from hf_sft.data.shapes import shapes_boxes
+from hf_sft.data.shapes import shapes_boxes, shapes_masks
 from hf_sft.errors import Finding, RecipeError, nearest
 
 PREFIX = "bundled:"
@@ -63,6 +63,7 @@ BUNDLED: dict[str, Callable[[], DatasetDict]] = {
     "reviews": reviews,
     "digits": digits,
     "entities": entities,
+    "shapes_masks": shapes_masks,
     "shapes_boxes": shapes_boxes,
 }
 

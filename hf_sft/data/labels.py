@@ -126,6 +126,12 @@ def names_of_each(values: Sequence[Any], column: LabelColumn, settings: DataSet)
     return [names[item] for item in values]
 
 
+def mapped_names(ids: Sequence[int], settings: DataSet) -> dict[int, str | None]:
+    """Id -> name by dataset.labels (else the id itself) and label_map; None where that drops it."""
+    known, mapping = settings.labels or None, _mapping(settings)
+    return {number: _map(name_of(number, known), str(number), mapping, known) for number in ids}
+
+
 def _known_names(column: LabelColumn, settings: DataSet) -> Sequence[str] | None:
     return column.class_names or settings.labels or None
 

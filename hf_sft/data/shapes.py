@@ -35,7 +35,8 @@ class Drawing:
 def draw_shapes(seed: int, number: int, *, size: int = 96, most: int = 3, fewest: int = 1) -> Drawing:
     """The drawing of that number under a seed: one to `most` shapes that may overlap, on smooth noise."""
     generator = np.random.default_rng([seed, number])
-    image, owners, kinds = _noise(generator, size, 60.0), np.full((size, size), -1), []
+    image, owners = _noise(generator, size, 60.0), np.full((size, size), -1)
+    kinds: list[int] = []
     for _ in range(int(generator.integers(fewest, most + 1))):
         kind = int(generator.integers(len(SHAPES)))
         inside = _outline(generator, kind, size)

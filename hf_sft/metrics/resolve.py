@@ -24,6 +24,7 @@ from hf_sft.metrics import DEFAULTS, METRICS
 from hf_sft.metrics.detection import box_outcome
 from hf_sft.metrics.entities import tag_outcome
 from hf_sft.metrics.metric import Metric, Outcome
+from hf_sft.metrics.segmentation import pixel_outcome
 from hf_sft.recipe import ProblemName
 
 EVALUATE, FUNCTION = "evaluate:", "function:"
@@ -88,6 +89,8 @@ def make_up_outcome(problem: ProblemName, num_labels: int) -> Outcome:
     labels = np.arange(num_labels)
     if problem == "tags":
         return _make_up_tags(num_labels)
+    if problem == "pixels":
+        return _make_up_pixels(num_labels)
     if problem == "boxes":
         return _make_up_boxes(num_labels)
     references = rows % num_labels
@@ -111,6 +114,14 @@ def _make_up_tags(num_labels: int) -> Outcome:
     for row, tags in enumerate(predictions):
         scores[row] = (1.0 + np.eye(len(names))[tags]) / (len(names) + 1)
     return tag_outcome(references, predictions, scores, names)
+
+
+def _make_up_pixels(num_labels: int) -> Outcome:
+    """Images that hold every class, with some pixels right and some of the next class."""
+    true = np.full((8, num_labels), 100)
+    right = np.broadcast_to(np.arange(20, 100, 10)[:, None], true.shape)
+    predicted = right + np.roll(true - right, 1, axis=1)
+    return pixel_outcome(np.stack([right, predicted, true], axis=-1), np.full((8, num_labels), 1 / num_labels))
 
 
 def _make_up_boxes(num_labels: int) -> Outcome:

@@ -12,7 +12,6 @@ from hf_sft.errors import Finding, ModelError
 from hf_sft.modeling.stacks import parts_in_order
 from hf_sft.modeling.timm_groups import timm_parts
 
-
 LABEL_HEADS = ("class_embed", "enc_score_head", "class_labels_classifier")  # of detectors: what scores labels
 BOX_HEADS = ("bbox_embed", "enc_bbox_head", "bbox_predictor")
 
@@ -69,7 +68,8 @@ def head_modules(model: nn.Module) -> dict[str, nn.Module]:
     """Name -> module of everything that stands on top of the backbone and has parameters, in the order of the model.
 
     timm names its classifiers (`get_classifier`; distilled models have two), transformers the backbone
-    (`base_model_prefix`); detectors have theirs within it, at each layer of the decoder. Where no module has that name (CLIP, SigLIP) the largest one is the backbone's last part.
+    (`base_model_prefix`); detectors have heads within it, at each layer of the decoder. Where no module has that name
+    (CLIP, SigLIP) the largest one is the backbone's last part.
     """
     if _is_timm(model):
         timm_model: Any = model.get_submodule("timm_model")
@@ -79,8 +79,9 @@ def head_modules(model: nn.Module) -> dict[str, nn.Module]:
     if detectors := _named_modules(model, (*LABEL_HEADS, *BOX_HEADS)):
         return detectors
     parts = {name: module for name, module in model.named_children() if any(True for _ in module.parameters())}
-    if model.base_model_prefix in parts:
-        return {name: module for name, module in parts.items() if name != model.base_model_prefix}
+    for backbone in (model.base_model_prefix, "backbone"):
+        if backbone in parts:
+            return {name: module for name, module in parts.items() if name != backbone}
     sizes = [sum(parameter.numel() for parameter in module.parameters()) for module in parts.values()]
     return dict(list(parts.items())[sizes.index(max(sizes)) + 1 :])
 

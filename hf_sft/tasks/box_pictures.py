@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as pil
 from PIL import ImageDraw, ImageFont
+from transformers.image_utils import load_image
 
+from hf_sft.data.columns import columns_of
 from hf_sft.data.labels import Labels
-from hf_sft.tasks.task import Batch
+from hf_sft.errors import DataError, Finding
+from hf_sft.recipe import Recipe
+from hf_sft.tasks.task import Batch, Rows
 
 COLOURS = (  # of labels, in turn: told apart by most eyes, on dark and light
     "#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#00a5a5", "#f032e6", "#808000", "#9a6324", "#000075",
@@ -45,6 +51,28 @@ def draw_boxes(image: Any, truth: NDArray | None, answer: Any, labels: Labels, c
     for number, part in enumerate(parts):
         whole.paste(part, (number * (part.width + GAP), 0))
     return whole
+
+
+def write_pictures(
+    rows: Rows, labels: Labels, config: Any, recipe: Recipe, source: Any, folder: Path | None, names: Sequence[str]
+) -> dict[str, Any]:
+    """The column picture: paths of JPEG files in folder/pictures with the boxes of the rows on their images; empty
+
+    without a folder.
+    """
+    if folder is None:
+        return {"picture": [None] * len(names)}
+    (column,), written = columns_of(recipe.dataset, "image"), []
+    try:
+        (folder / "pictures").mkdir(parents=True, exist_ok=True)
+        for row, name in enumerate(names):
+            image, path = load_image(source[[row]][column][0]), folder / "pictures" / f"{name}.jpg"
+            put_boxes(image, rows["predictions"][row], rows["scores"][row], labels).save(path, quality=90)
+            written.append(str(path))
+    except OSError as error:
+        found = f"{type(error).__name__}: {error}"
+        raise DataError(Finding(place="output", expected=f"to write into {folder}", found=found)) from error
+    return {"picture": written}
 
 
 def put_boxes(image: Any, boxes: NDArray, scores: NDArray | None, labels: Labels) -> Any:

@@ -21,8 +21,6 @@ from hf_sft.tasks.tagging import as_rows
 from hf_sft.tasks.task import Batch, Penalty, Problem, Rows
 
 
-
-
 def _encode(values: Sequence[Objects], labels: Labels) -> NDArray:
     """object [N] of float64 [n, 5]: corners in pixels, label."""
     index_of = labels.index_of
@@ -43,7 +41,7 @@ def _objective(outputs: Any, batch: Batch, penalty: Penalty) -> tuple[torch.Tens
 
 
 def _layers(outputs: Any) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """(logits, boxes) of the last layer; RT-DETR's and D-FINE's others too, and of the encoder that proposes queries."""
+    """(logits, boxes) of the last layer; of RT-DETR and D-FINE of all, and of the encoder that proposes queries."""
     found = [(outputs["logits"], outputs["pred_boxes"])]
     logits, boxes = outputs.get("intermediate_logits"), outputs.get("intermediate_reference_points")
     if logits is not None and boxes is not None:
@@ -73,6 +71,16 @@ def _decode(outputs: Any, batch: Batch, labels: Labels) -> Rows:
         rows["items"] = np.array([max(len(row["boxes"]), 1) for row in batch["labels"]], dtype=np.int64)
         rows["losses"] = losses / rows["items"]
     return rows
+
+
+def _answer(outputs: Any, batch: Batch, labels: Labels) -> Rows:
+    """As decode; answers: what a picture shows of each row, {"predictions": float64 [n, 5], "scores": float64 [n]}."""
+    rows = _decode(outputs, batch, labels)
+    answers = [
+        {"predictions": boxes, "scores": scores}
+        for boxes, scores in zip(rows["predictions"], rows["scores"], strict=True)
+    ]
+    return rows | {"answers": as_rows(answers)}
 
 
 def _outcome(rows: Rows, targets: NDArray, labels: Labels) -> Outcome:
@@ -178,5 +186,7 @@ PROBLEMS: dict[Any, Problem] = {
         counted="boxes per label",
         inspect_labels=_inspect_labels,
         reads=("logits", "pred_boxes"),
+        answer=_answer,
+        keep_above=keep_above,
     ),
 }

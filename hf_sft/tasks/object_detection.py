@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+import pyarrow
 import torch
 from transformers import AutoImageProcessor
 from transformers.image_utils import load_image
@@ -16,9 +17,9 @@ from hf_sft.data.labels import Labels
 from hf_sft.data.quality import inspect_images
 from hf_sft.errors import Finding, ModelError, RecipeError
 from hf_sft.recipe import Recipe
-from hf_sft.tasks.box_pictures import draw_boxes, seen_boxes
+from hf_sft.tasks.box_pictures import draw_boxes, seen_boxes, write_pictures
 from hf_sft.tasks.detection import PROBLEMS, write_boxes
-from hf_sft.tasks.image_classification import find_faults, keep_config, prepare
+from hf_sft.tasks.image_classification import find_image_faults, keep_config, pixels_of, prepare_images
 from hf_sft.tasks.task import Batch, Task
 
 FAMILIES = (  # whose outputs are boxes as shares of the image, and a score per label or one of "no object"
@@ -68,7 +69,7 @@ def _open_rows(recipe: Recipe, labels: Labels, training: bool) -> Callable[[Batc
 def open_images(column: str, num_labels: int, batch: Batch) -> dict[str, Any]:
     """image: RGB; sizes: its height and width; where targets are known boxes, as tv_tensors that move along with the
 
-    image, and classes, int64 [n].
+    image, classes, int64 [n], and truth, the targets as they are.
     """
     from torchvision.tv_tensors import BoundingBoxes
 
@@ -85,6 +86,7 @@ def open_images(column: str, num_labels: int, batch: Batch) -> dict[str, Any]:
             )
             for row, size in zip(batch["targets"], sizes, strict=True)
         ]
+        opened["truth"] = list(batch["targets"])
         opened["classes"] = [torch.tensor(row[:, 4], dtype=torch.int64) for row in batch["targets"]]
     return opened
 
@@ -94,15 +96,15 @@ def _configure_transform(processor: Any, recipe: Recipe) -> Callable[[Batch], di
 
 
 def read_images(processor: Any, batch: Batch) -> dict[str, Any]:
-    """pixel_values float32 [3, H, W], sizes, and where they are known labels: {"boxes": float32 [n, 4], centre, width
+    """pixel_values float32 [3, H, W], sizes, and where targets are known truth, as they are, and labels: {"boxes", [n, 4],
 
-    and height as shares of the image, "class_labels": int64 [n], "num_labels": int}.
+    centre, width and height as shares of the image; "class_labels", int64 [n]; "num_labels"}.
     """
     pixels = processor(list(batch["image"]), return_tensors="pt")["pixel_values"]
     found: dict[str, Any] = {"pixel_values": pixels, "sizes": [torch.tensor(size) for size in batch["sizes"]]}
     if "boxes" in batch:
         parts = zip(batch["image"], batch["boxes"], batch["classes"], batch["num_labels"], strict=True)
-        found["labels"] = [as_shares(*part) for part in parts]
+        found |= {"labels": [as_shares(*part) for part in parts], "truth": batch["truth"]}
     return found
 
 
@@ -130,16 +132,8 @@ def collate_boxes(features: Sequence[Batch]) -> dict[str, Any]:
         "weight": torch.tensor([feature["weight"] for feature in features]),
     }
     if "labels" in features[0]:
-        batch["labels"] = [feature["labels"] for feature in features]
+        batch |= {name: [feature[name] for feature in features] for name in ("labels", "truth")}
     return batch
-
-
-def _pixels(processor: Any) -> int:
-    return int(min(processor.size["height"], processor.size["width"]))
-
-
-def _same(image: Mapping[str, Any]) -> Mapping[str, Any]:
-    return image
 
 
 OBJECT_DETECTION = Task(
@@ -153,8 +147,8 @@ OBJECT_DETECTION = Task(
     auto_model="AutoModelForObjectDetection",
     load_processor=_load_processor,
     fit_model=keep_config,
-    prepare=prepare,
-    find_faults=find_faults,
+    prepare=prepare_images,
+    find_faults=find_image_faults,
     inspect=inspect_images,
     full_lengths=None,
     longest_input=None,
@@ -164,8 +158,10 @@ OBJECT_DETECTION = Task(
     collate=_configure_collate,
     length=None,
     write=write_boxes,
-    opened=_same,
-    pixels=_pixels,
+    write_files=write_pictures,
+    file_columns={"picture": pyarrow.string()},
+    opened=load_image,
+    pixels=pixels_of,
     streams=False,
     packages=("pycocotools",),
     seen=seen_boxes,

@@ -43,6 +43,7 @@ def find_penalty(recipe: Recipe, task: Task, labels: Labels, targets: NDArray | 
         label_smoothing=asked.label_smoothing,
         class_weights=None if weights is None else torch.tensor(weights, dtype=torch.float32),
         focal_gamma=asked.focal_gamma or 0.0,
+        dice_weight=asked.dice_weight or 0.0,
     )
 
 

@@ -1,6 +1,6 @@
-"""The loss of a set of predicted boxes: each true box is given to one query (Carion et al. 2020), queries that are given
+"""The loss of a set of predicted boxes: each true box is given to one query (Carion et al. 2020).
 
-none should say so. Sums over rows, so that batches, ragged ones and processes add up.
+Queries that are given none should say so. Sums over rows, so that batches, ragged ones and processes add up.
 """
 
 from __future__ import annotations

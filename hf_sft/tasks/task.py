@@ -30,11 +30,13 @@ class Penalty:
     """What training changes of a loss; losses that evaluate never have it.
 
     class_weights: float32 [L] by label id; None weighs all alike. focal_gamma: 0 is the plain loss.
+    dice_weight: what of a Dice loss is added to that of pixels.
     """
 
     label_smoothing: float = 0.0
     class_weights: torch.Tensor | None = None
     focal_gamma: float = 0.0
+    dice_weight: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +66,8 @@ class Problem:
     reads: the outputs of the model that decode reads.
     answer: as decode, with the whole answers as well (masks, boxes): "answers", object [N]; None where decode gives all
         that there is. Of decode's rows those of a whole split are held at once, of answer's a batch or a few.
+    keep_above: (rows, threshold) -> rows with the parts of their answers whose score is above it; None where an answer
+        is no list of parts.
     """
 
     problem_type: str | None
@@ -82,6 +86,7 @@ class Problem:
     balance: Callable[[NDArray, int], NDArray] | None = None
     reads: tuple[str, ...] = ("logits",)
     answer: Callable[[Any, Batch, Labels], Rows] | None = None
+    keep_above: Callable[[Rows, float], Rows] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +102,8 @@ class Task:
     decide_labels: (split -> label column, recipe) -> the labels of all splits, and decisions in words.
     auto_model: name of the Auto class in transformers.
     load_processor: (source folder or id, recipe, model config, remote code allowed) -> tokenizer or image processor.
+    on_backbone: the model type that a pretrained image classifier becomes the backbone of; empty: of none.
+    fit_config: (model's config, labels, recipe) -> None: what it must know of them before the model is made.
     fit_model: (model, processor) -> None: what the model's config must know of the processor.
     prepare: (rows, recipe) -> rows whose columns can be read (types checked, paths cast to images).
         Raises DataError for columns of the wrong type.
@@ -152,6 +159,8 @@ class Task:
     target: str = "label"
     name_targets: Callable[[LabelColumn, ProblemName, DataSet], list[Any]] = targets_as_names
     open_rows: Callable[[Recipe, Labels, bool], Callable[[Batch], dict[str, Any]]] | None = None
+    on_backbone: str = ""
+    fit_config: Callable[[Any, Labels, Recipe], None] | None = None
     seen: Callable[[Batch, Any], tuple[Any, Any]] | None = None
     draw: Callable[[Any, Any, Any, Labels, Any], Any] | None = None
     write_files: Callable[..., dict[str, Any]] | None = None
