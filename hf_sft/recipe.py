@@ -155,7 +155,8 @@ class DataSet(Section):
     """Where the rows come from, which columns play which role, how they are split."""
 
     path: str = Field(
-        min_length=1, description="Hub id | csv, json, parquet, imagefolder | local file or folder | bundled:<name>"
+        min_length=1,
+        description="Hub id | csv, json, parquet, imagefolder, coco | local file or folder | bundled:<name>",
     )
     name: str | None = Field(None, description="the data set's configuration")
     data_files: str | list[str] | dict[str, str | list[str]] | None = Field(

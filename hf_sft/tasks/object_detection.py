@@ -25,7 +25,7 @@ from hf_sft.tasks.task import Batch, Task
 FAMILIES = (  # whose outputs are boxes as shares of the image, and a score per label or one of "no object"
     "rt_detr", "rt_detr_v2", "d_fine", "yolos", "deformable_detr", "conditional_detr", "detr", "table-transformer",
 )  # fmt: skip
-OURS = ("matcher_", "weight_loss_", "focal_", "num_denoising", "auxiliary_loss", "eos_coefficient")
+OURS: tuple[str, ...] = ("matcher_", "weight_loss_", "focal_", "num_denoising", "auxiliary_loss", "eos_coefficient")
 OURS += ("class_cost", "bbox_cost", "giou_cost", "bbox_loss_", "giou_loss_", "cls_loss_")  # keys of a model's own loss
 LEAST_SHARE = 0.1  # of a box that augmentation must leave in the image; else it has vanished
 LEAST_SIDE = 1.0  # pixels
@@ -80,7 +80,7 @@ def open_images(column: str, num_labels: int, batch: Batch) -> dict[str, Any]:
         opened["boxes"] = [
             BoundingBoxes(
                 torch.tensor(row[:, :4], dtype=torch.float32),
-                format="XYXY",  # type: ignore[arg-type]
+                format="XYXY",
                 canvas_size=size,
                 clamping_mode=None,
             )
@@ -96,9 +96,9 @@ def _configure_transform(processor: Any, recipe: Recipe) -> Callable[[Batch], di
 
 
 def read_images(processor: Any, batch: Batch) -> dict[str, Any]:
-    """pixel_values float32 [3, H, W], sizes, and where targets are known truth, as they are, and labels: {"boxes", [n, 4],
+    """pixel_values float32 [3, H, W], sizes, and where targets are known truth, as they are, and labels:
 
-    centre, width and height as shares of the image; "class_labels", int64 [n]; "num_labels"}.
+    {"boxes": [n, 4], "class_labels": int64 [n], "num_labels"}, boxes as centre, width, height in shares of the image.
     """
     pixels = processor(list(batch["image"]), return_tensors="pt")["pixel_values"]
     found: dict[str, Any] = {"pixel_values": pixels, "sizes": [torch.tensor(size) for size in batch["sizes"]]}
