@@ -245,6 +245,7 @@ def _load(
         for layer in layers.values():
             initialise(model, layer)
     loaded = len(model.state_dict()) - len(new)
+    new &= {name for name, _ in model.named_parameters()}  # a new head's BatchNorm statistics are nothing that learns
     return model, frozenset(new), _report(layers, before, new, inside, loaded, config.num_labels)
 
 
