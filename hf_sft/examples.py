@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 SHOWN, WORST, SEEN = 8, 2, 3  # rows of a run's picture, of which so many worst ones; rows of a check's
 WIDTH = 1600  # pixels of a picture at most
+NARROWEST = 600  # to which small pictures are enlarged, by whole factors
 TITLE = 18  # pixels of the line above each strip
 
 
@@ -74,9 +75,10 @@ def save_seen(job: Job, path: Path) -> str:
 def save_grid(strips: list[tuple[str, Any]], path: Path, *, across: int) -> None:
     """Titled pictures in columns, one PNG."""
     width = max(strip.width for _, strip in strips)
-    scale = min(1.0, WIDTH / across / width)
+    scale = min(WIDTH / across / width, max(1.0, NARROWEST // width))
+    how = pil.Resampling.NEAREST if scale > 1 else pil.Resampling.BICUBIC
     shown = [
-        (title, strip.resize((max(1, round(strip.width * scale)), max(1, round(strip.height * scale)))))
+        (title, strip.resize((max(1, round(strip.width * scale)), max(1, round(strip.height * scale))), how))
         for title, strip in strips
     ]
     wide = max(max(strip.width for _, strip in shown), 380) + 8

@@ -305,3 +305,49 @@ def images(number: int = 24, *, seed: int = 0) -> Dataset:
         labels.append(index % 2)
     features = Features({"image": Image(), "label": ClassLabel(names=["up", "down"])})
     return Dataset.from_dict({"image": pictures, "label": labels}, features=features)
+
+
+SEGMENTATION_FAMILIES = ("segformer",)
+CLASSES = ("floor", "lamp", "shelf")
+
+
+def save_segmentation_model(family: str, folder: Path, *, seed: int = 0, labels: Sequence[str] = ()) -> Path:
+    """A pretrained-looking backbone (random weights) with its image processor; a whole model for `labels`."""
+    torch.manual_seed(seed)
+    config = transformers.SegformerConfig(
+        depths=[1, 1, 1, 1],
+        hidden_sizes=[8, 8, 16, 16],
+        num_attention_heads=[1, 1, 2, 2],
+        decoder_hidden_size=16,
+        mlp_ratios=[2, 2, 2, 2],
+        drop_path_rate=0.0,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        classifier_dropout_prob=0.0,
+    )
+    name_labels(config, labels or ["LABEL_0", "LABEL_1"])
+    head = "ForSemanticSegmentation" if labels else "ForImageClassification"
+    getattr(transformers, f"Segformer{head}")(config).save_pretrained(folder)
+    transformers.SegformerImageProcessor(size={"height": SIZE, "width": SIZE}).save_pretrained(folder)
+    return folder
+
+
+def masked(number: int = 24, *, seed: int = 0, ignored: int | None = None) -> Dataset:
+    """Dark noise with a bright block (id 1) and a red band (id 2), of several sizes; `ignored` rings the block."""
+    generator = np.random.default_rng(seed)
+    rows: dict[str, list[Any]] = {"image": [], "mask": []}
+    for index in range(number):
+        height, width = SIZE + 4 * (index % 3), SIZE + 8 * (index % 2)
+        pixels = generator.integers(0, 60, (height, width, 3), dtype=np.uint8)
+        ids = np.zeros((height, width), dtype=np.uint8)
+        top, left = generator.integers(2, 12, 2)
+        if ignored is not None:
+            ids[top - 2 : top + 14, left - 2 : left + 14] = ignored
+        ids[top : top + 12, left : left + 12] = 1
+        pixels[ids == 1] += 180
+        if index % 2 == 0:
+            ids[-6:] = 2
+            pixels[-6:, :, 0] = 220
+        rows["image"].append(fromarray(pixels))
+        rows["mask"].append(fromarray(ids))
+    return Dataset.from_dict(rows, features=Features({"image": Image(), "mask": Image()}))

@@ -27,9 +27,10 @@ from yaml import YAMLError
 
 from hf_sft.data.bundled import PREFIX, load_bundled
 from hf_sft.data.coco import READER, find_coco, read_coco
+from hf_sft.data.pairs import load_pairs
 from hf_sft.errors import DataError, EnvironmentProblem, Finding
 from hf_sft.hub_access import require_hub, what_to_do
-from hf_sft.recipe import DataSet, Recipe
+from hf_sft.recipe import ROLES, DataSet, Recipe
 from hf_sft.secrets import mask, reveal
 
 Source: TypeAlias = DatasetDict | IterableDatasetDict
@@ -117,6 +118,9 @@ def _read(recipe: Recipe, path: str) -> Any:
         if any((local / name).exists() for name in ("dataset_dict.json", "dataset_info.json", "state.json")):
             _refuse(settings, ("data_files", "name", "options"), "a folder saved by datasets")
             return load_from_disk(str(local))
+        if "mask" in ROLES[recipe.task] and (pairs := load_pairs(local)) is not None:
+            _refuse(settings, ("data_files", "name", "options"), "a folder of images and masks")
+            return pairs
         options = {**CSV_CELLS, **options} if _holds_csv_alone(local) else options
         return load_dataset(str(local), settings.name, data_files=files, **options)
     if local.is_absolute():
@@ -136,7 +140,7 @@ def _find_coco(recipe: Recipe, path: str, files: Any) -> DatasetDict | None:
             place = "dataset.data_files"
             raise DataError(Finding(place=place, expected="COCO's json files", found="none", fix=fix))
         found = {split: [Path(name) for name in _flat(part)] for split, part in named.items()}
-    elif files is not None or not local.is_absolute() or not local.exists():
+    elif files is not None or "objects" not in ROLES[recipe.task] or not local.is_absolute() or not local.exists():
         return None
     else:
         found = find_coco(local)

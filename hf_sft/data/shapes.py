@@ -16,6 +16,7 @@ from PIL import ImageDraw
 SHAPES = ("circle", "square", "triangle")
 BACKGROUND = "background"
 FEWEST_SEEN = 60  # pixels of a shape that others leave uncovered; what has fewer is not drawn
+DRAWN = 2  # another one after a change of the drawings: `datasets` keeps them by their settings, not by this code
 SPLITS = {"train": 200, "validation": 40, "test": 40}
 
 
@@ -35,7 +36,7 @@ class Drawing:
 def draw_shapes(seed: int, number: int, *, size: int = 96, most: int = 3, fewest: int = 1) -> Drawing:
     """The drawing of that number under a seed: one to `most` shapes that may overlap, on smooth noise."""
     generator = np.random.default_rng([seed, number])
-    image, owners = _noise(generator, size, 60.0), np.full((size, size), -1)
+    image, owners = _noise(generator, size, 40.0), np.full((size, size), -1)
     kinds: list[int] = []
     for _ in range(int(generator.integers(fewest, most + 1))):
         kind = int(generator.integers(len(SHAPES)))
@@ -44,8 +45,8 @@ def draw_shapes(seed: int, number: int, *, size: int = 96, most: int = 3, fewest
         if all(np.count_nonzero(covered == shape) >= FEWEST_SEEN for shape in range(len(kinds) + 1)):
             owners = covered
             kinds.append(kind)
-            colour = generator.integers(0, 256, 3) * 0.7 + 0.3 * _COLOURS[kind]
-            image = np.where(inside[..., None], colour + _noise(generator, size, 25.0) - 128, image)
+            colour = generator.integers(0, 256, 3) * 0.5 + 0.5 * _COLOURS[kind]
+            image = np.where(inside[..., None], colour + _noise(generator, size, 20.0) - 128, image)
     image = np.clip(image + generator.normal(0, 8, image.shape), 0, 255).astype(np.uint8)
     categories = np.array(kinds, dtype=np.int64)
     mask = np.append(categories + 1, 0)[owners].astype(np.uint8)
@@ -116,13 +117,15 @@ def with_boxes(drawing: Drawing) -> dict[str, object]:
 def _splits(features: Features, row: object) -> DatasetDict:
     """Made once: `datasets` keeps what it generated in its cache."""
     found = {
-        split: Dataset.from_generator(_generate, features=features, gen_kwargs={"seed": seed, "size": size, "row": row})
+        split: Dataset.from_generator(
+            _generate, features=features, gen_kwargs={"seed": seed, "size": size, "row": row, "drawn": DRAWN}
+        )
         for seed, (split, size) in enumerate(SPLITS.items())
     }
     return DatasetDict(found)
 
 
-def _generate(seed: int, size: int, row: object) -> Iterator[dict[str, object]]:
+def _generate(seed: int, size: int, row: object, drawn: int) -> Iterator[dict[str, object]]:
     for number in range(size):
         yield row(draw_shapes(seed, number))  # type: ignore[operator]
 

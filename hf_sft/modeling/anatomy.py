@@ -127,11 +127,11 @@ def output_layers(model: nn.Module, num_outputs: int) -> dict[str, nn.Module]:
 
 
 def may_be_new(name: str, model: nn.Module) -> bool:
-    """Whether a checkpoint may lack this parameter: it belongs to the head, or to the pooler below it,
+    """Whether a checkpoint may lack this parameter or statistic: it belongs to the head, or to the pooler below it,
 
     which checkpoints of masked language models do not carry.
     """
-    return name in set(head_parameters(model)) or "pooler" in name.split(".")
+    return any(name.startswith(f"{head}.") for head in head_modules(model)) or "pooler" in name.split(".")
 
 
 def is_convolutional(model: nn.Module) -> bool:

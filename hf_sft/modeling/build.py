@@ -247,6 +247,7 @@ def _load(
         for layer in layers.values():
             initialise(model, layer)
     loaded = len(model.state_dict()) - len(new)
+    new &= {name for name, _ in model.named_parameters()}  # a new head's BatchNorm statistics are nothing that learns
     outputs = max((len(layer.weight) for layer in layers.values()), default=config.num_labels)  # type: ignore[arg-type]
     return model, frozenset(new), _report(layers, before, new, inside, loaded, outputs)
 
