@@ -8,7 +8,8 @@ from typing import Any
 
 import pyarrow
 import torch
-from transformers import AutoImageProcessor
+import transformers
+from transformers import AutoImageProcessor, RTDetrImageProcessor
 from transformers.image_utils import load_image
 
 from hf_sft.data.boxes import decide_objects, name_objects, read_objects
@@ -27,6 +28,7 @@ FAMILIES = (  # whose outputs are boxes as shares of the image, and a score per 
 )  # fmt: skip
 OURS: tuple[str, ...] = ("matcher_", "weight_loss_", "focal_", "num_denoising", "auxiliary_loss", "eos_coefficient")
 OURS += ("class_cost", "bbox_cost", "giou_cost", "bbox_loss_", "giou_loss_", "cls_loss_")  # keys of a model's own loss
+SIDE = 512  # pixels of the images of a detector on a classifier
 LEAST_SHARE = 0.1  # of a box that augmentation must leave in the image; else it has vanished
 LEAST_SIDE = 1.0  # pixels
 
@@ -34,9 +36,11 @@ LEAST_SIDE = 1.0  # pixels
 def _load_processor(source: str, recipe: Recipe, config: Any, trust_remote_code: bool) -> Any:
     """The model's image processor, which gives every image one size, without a border.
 
+    Of a classifier, which becomes a detector's backbone, mean and std are taken.
     Raises ModelError for families whose outputs are not known, RecipeError for settings of a loss that is not used.
     """
-    if config.model_type not in FAMILIES:
+    detector = type(config) in transformers.AutoModelForObjectDetection._model_mapping
+    if detector and config.model_type not in FAMILIES:
         expected, found = f"a detector that can be trained: {', '.join(FAMILIES)}", f"{config.model_type} ({source})"
         raise ModelError(Finding(place="model.name", expected=expected, found=found, fix="name one of another family"))
     wrong = [key for key in recipe.model.config if key.startswith(OURS)]
@@ -45,11 +49,15 @@ def _load_processor(source: str, recipe: Recipe, config: Any, trust_remote_code:
         raise RecipeError(
             [Finding(place=f"model.config.{key}", expected=expected, found=key, fix=fix) for key in wrong]
         )
-    if hasattr(config, "num_denoising"):
-        config.num_denoising = 0  # queries made of noisy true boxes: drawn per batch, so that no batch could be split
-    processor = AutoImageProcessor.from_pretrained(
-        source, revision=recipe.model.revision, trust_remote_code=trust_remote_code
-    )
+    if config.model_type == "timm_wrapper":
+        known = config.pretrained_cfg
+        processor = _on_classifier(list(known["mean"]), list(known["std"]))
+    else:
+        processor = AutoImageProcessor.from_pretrained(
+            source, revision=recipe.model.revision, trust_remote_code=trust_remote_code
+        )
+        if not detector:
+            processor = _on_classifier(processor.image_mean, processor.image_std)
     asked, size = recipe.processor, dict(processor.size)
     for name in ("image_mean", "image_std", "do_normalize"):
         if getattr(asked, name) is not None:
@@ -59,6 +67,16 @@ def _load_processor(source: str, recipe: Recipe, config: Any, trust_remote_code:
         processor.size = {"height": side, "width": side}
     processor.do_pad = False
     return processor
+
+
+def _on_classifier(mean: list[float], std: list[float]) -> Any:
+    return RTDetrImageProcessor(size={"height": SIDE, "width": SIDE}, image_mean=mean, image_std=std, do_normalize=True)
+
+
+def _fit_config(config: Any, labels: Labels, recipe: Recipe) -> None:
+    """No queries made of noisy true boxes: they are drawn per batch, so that no batch could be split."""
+    if hasattr(config, "num_denoising"):
+        config.num_denoising = 0
 
 
 def _open_rows(recipe: Recipe, labels: Labels, training: bool) -> Callable[[Batch], dict[str, Any]]:
@@ -146,6 +164,8 @@ OBJECT_DETECTION = Task(
     problems=PROBLEMS,
     auto_model="AutoModelForObjectDetection",
     load_processor=_load_processor,
+    on_backbone="rt_detr",
+    fit_config=_fit_config,
     fit_model=keep_config,
     prepare=prepare_images,
     find_faults=find_image_faults,
