@@ -48,6 +48,7 @@ def _opening(record: RunRecord) -> str:
         "regression": f"gives {thing} a number",
         "multi_label": f"gives {thing} any of {num_labels} labels",
         "tags": f"finds entities in {thing}, by one of {num_labels} tags for each word",
+        "boxes": f"finds objects in {thing}, each with a box and one of {num_labels} labels",
         "pixels": f"gives each pixel of {thing} one of {num_labels} classes",
     }.get(labels["problem"], f"gives {thing} one of {num_labels} labels")
     model = code(base_model(record) or without_folders(recipe["model"]["name"]))

@@ -11,10 +11,13 @@ import numpy as np
 import torch
 from datasets import Dataset
 from tiny import (
+    DETECTION_FAMILIES,
     SEGMENTATION_FAMILIES,
     TEXT_FAMILIES,
+    drawn,
     images,
     masked,
+    save_detector,
     save_image_model,
     save_segmentation_model,
     save_text_model,
@@ -38,7 +41,8 @@ def save_model(family: str, folder: Path) -> Path:
     path = folder / family
     if not path.exists():
         text = family in TEXT_FAMILIES or family in TAGGING
-        save = save_segmentation_model if family in SEGMENTATION_FAMILIES else save_image_model
+        save: Any = save_segmentation_model if family in SEGMENTATION_FAMILIES else save_image_model
+        save = save_detector if family in DETECTION_FAMILIES else save
         (save_text_model if text else save)(family.removesuffix("_tags"), path)
     return path
 
@@ -49,6 +53,8 @@ def make_data(family: str, problem: str = "single_label", **sizes: int) -> dict[
         return {role: tagged(number, seed=ROLES[role]) for role, number in sizes.items()}
     if family in SEGMENTATION_FAMILIES:
         return {role: masked(number, seed=ROLES[role]) for role, number in sizes.items()}
+    if family in DETECTION_FAMILIES:
+        return {role: drawn(number, seed=ROLES[role]) for role, number in sizes.items()}
     make = texts if family in TEXT_FAMILIES else images
     return {role: _pose(make(number, seed=ROLES[role]), problem, ROLES[role]) for role, number in sizes.items()}
 
@@ -83,6 +89,9 @@ def make_recipe(family: str, models: Path, output_dir: Path, **changes: Any) -> 
         content["dataset"]["columns"] = {"tokens": "tokens", "label": "ner_tags"}
     if family in SEGMENTATION_FAMILIES:
         content["task"] = "image-segmentation"
+        content["dataset"]["columns"] = {}
+    if family in DETECTION_FAMILIES:
+        content["task"] = "object-detection"
         content["dataset"]["columns"] = {}
     for key, value in changes.items():
         content[key] = {**content[key], **value} if key in ("model", "dataset", "training") else value
