@@ -97,9 +97,13 @@ def _named_modules(model: nn.Module, names: tuple[str, ...]) -> dict[str, nn.Mod
 
 
 def head_parameters(model: nn.Module) -> list[str]:
-    """Names of the parameters of the head."""
+    """Names of the parameters of the head; a tied one is known by its first name."""
+    own = {name for name, _ in model.named_parameters()}
     return [
-        f"{prefix}.{name}" for prefix, module in head_modules(model).items() for name, _ in module.named_parameters()
+        f"{prefix}.{name}"
+        for prefix, module in head_modules(model).items()
+        for name, _ in module.named_parameters()
+        if f"{prefix}.{name}" in own
     ]
 
 
@@ -120,8 +124,9 @@ def output_layers(model: nn.Module, num_outputs: int) -> dict[str, nn.Module]:
         expected = f"a head with {num_outputs} outputs"
         raise ModelError(Finding(place="model.name", expected=expected, found=f"{type(model).__name__} has none"))
     # A square layer before the last is a dense layer of as many features as there happen to be labels.
-    if detectors:
-        return found
+    if detectors:  # a layer whose weights are tied to another's is the same
+        weights = {id(layer.weight): name for name, layer in reversed(found.items())}
+        return {name: layer for name, layer in found.items() if name in weights.values()}
     last = next(reversed(found))
     return {name: layer for name, layer in found.items() if name == last or layer.weight.shape[1] != num_outputs}  # type: ignore[index]
 

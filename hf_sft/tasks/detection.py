@@ -60,7 +60,7 @@ def _decode(outputs: Any, batch: Batch, labels: Labels) -> Rows:
         scores, query = scores.topk(min(MOST_BOXES, scores.shape[1]))
         names = names.gather(1, query)
     else:
-        scores, place = logits.sigmoid().flatten(1).topk(min(MOST_BOXES, logits[0].numel()))
+        scores, place = logits.sigmoid().flatten(1).topk(min(MOST_BOXES, logits.shape[1]))
         query, names = place // number, place % number
     low, high = corners(boxes.gather(1, query[..., None].expand(-1, -1, 4)))
     sides = batch["sizes"].flip(1)[:, None].to(boxes)  # width, height
