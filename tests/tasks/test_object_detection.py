@@ -373,7 +373,7 @@ def test_eight_drawings_are_learned_by_heart(tmp_path: Path) -> None:
     eight = drawn(8)
     content = {
         "task": "object-detection",
-        "model": {"name": "package:hf_sft/detectors/rt_detr_small", "weights": "random"},
+        "model": {"name": "package:hf_sft/architectures/rt_detr_small", "weights": "random"},
         "dataset": {"path": "memory", "splits": {"validation": None}},
         "processor": {"size": 96},
         "training": {"num_train_epochs": 1, "per_device_train_batch_size": 8, "learning_rate": 2e-3},
