@@ -60,6 +60,7 @@ def test_no_recipe_shows_its_test_rows_to_training(path: Path) -> None:
     """Over a source as the recipe's comments describe it: the slices it names are apart, and nothing is missing."""
     settings = Recipe.load(path).dataset
     names = {"stanfordnlp/sst2": ("train", "validation", "test"), "microsoft/cats_vs_dogs": ("train",)}
+    names |= {"segments/sidewalk-semantic": ("train",)}
     splits = names.get(settings.path, ("train", "test"))
     source = DatasetDict({name: Dataset.from_dict({"row": list(range(200))}) for name in splits})
     chosen = select_splits(source, settings)
