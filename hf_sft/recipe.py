@@ -71,6 +71,7 @@ AUGMENTATION_KEYS: dict[str, dict[str, tuple[str, ...]]] = {  # per task: augmen
     "object-detection": MOVING,
 }
 MASKED_TASKS = ("image-segmentation",)  # whose targets are masks: ignore_label, label_colors, dice_weight
+BOXED_TASKS = ("object-detection",)  # whose targets are boxes: bbox_format
 MIXED_TASKS = ("image-classification",)  # whose inputs can be mixed: objective.mixup, objective.cutmix
 PROCESSOR_KEYS: dict[str, tuple[str, ...]] = {
     "text-classification": ("max_length",),

@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 from hf_sft import training_keys
 from hf_sft.errors import nearest
-from hf_sft.recipe import AUGMENTATION_KEYS, MASKED_TASKS, MIXED_TASKS, PROCESSOR_KEYS, ROLES, Processor
+from hf_sft.recipe import AUGMENTATION_KEYS, BOXED_TASKS, MASKED_TASKS, MIXED_TASKS, PROCESSOR_KEYS, ROLES, Processor
 from hf_sft.recipe_tuning import OPTIONAL_STRATEGY_KEYS, STRATEGY_KEYS, StrategyName
 
 Problem = tuple[tuple[str, ...], dict[str, str]]  # where in the recipe, and the parts of a Finding
@@ -96,6 +96,14 @@ def _objective_problems(content: dict[str, Any], task: Any) -> list[Problem]:
             for name, key, section in masks
             if section.get(key) not in (None, {})
         ]
+    if (
+        isinstance(task, str)
+        and task in ROLES
+        and task not in BOXED_TASKS
+        and data.get("bbox_format", "xywh") != "xywh"
+    ):
+        expected, fix = f"a key that {' or '.join(BOXED_TASKS)} has", "leave it out: there are no boxes"
+        found.append((("dataset", "bbox_format"), {"expected": expected, "found": "bbox_format", "fix": fix}))
     if isinstance(task, str) and task in ROLES and task not in MIXED_TASKS:
         expected, fix = f"a key that {' or '.join(MIXED_TASKS)} has", "leave it out: images alone are mixed"
         found += [(place, {"expected": expected, "found": place[-1], "fix": fix}) for place in mixed]
