@@ -13,6 +13,7 @@ import pytest
 import torch
 from datasets import concatenate_datasets
 from PIL import Image as pil
+from timm.layers import BatchNormAct2d
 from tiny import DETECTION_FAMILIES, drawn, save_detector, save_image_model
 from tiny_runs import (
     StopAfter,
@@ -290,7 +291,7 @@ def test_other_families_and_settings_of_other_losses_are_refused(models: Path, t
         prepare(make_recipe("detr", models, tmp_path, model={"name": str(folder)}), data)
 
 
-@pytest.mark.parametrize("family", ["resnet", "timm_resnet"])
+@pytest.mark.parametrize("family", ["resnet", "timm_efficientnet"])
 def test_a_classifier_becomes_the_backbone_of_a_new_detector(family: str, models: Path, tmp_path: Path) -> None:
     folder = save_image_model(family, models / f"backbone_{family}")
     if family == "resnet":
@@ -301,6 +302,8 @@ def test_a_classifier_becomes_the_backbone_of_a_new_detector(family: str, models
     assert "loaded as the backbone of a RTDetrForObjectDetection" in work.built.report
     old = [name for name, _ in work.built.model.named_parameters() if name not in work.built.new]
     assert old and all(name.startswith("model.backbone.model.") for name in old)
+    with_activations = sum(isinstance(module, BatchNormAct2d) for module in work.built.model.modules())
+    assert bool(with_activations) == (family == "timm_efficientnet")  # RT-DETR's frozen norms would drop them
 
 
 # training
