@@ -146,10 +146,10 @@ def test_a_column_without_boxes_is_refused_and_shown() -> None:
 
 def test_label_map_renames_merges_and_drops_boxes() -> None:
     rows = rows_of(WRITTEN["xywh"], WRITTEN["xywh"][1:])
-    found = loaded(rows, label_map={"dog": None})
+    found = loaded(rows, label_map={"cat": None})
     first, second = found.splits["train"].entries
-    assert list(first) == ["cat"] and first.boxes.tolist() == [CORNERS[0].tolist()]
-    assert list(second) == ["cat"] and found.labels.names == ("cat",)
+    assert list(first) == ["dog"] and first.boxes.tolist() == [CORNERS[1].tolist()]
+    assert list(second) == [] and found.labels.names == ("dog",)
     merged = loaded(rows, label_map={"dog": "animal", "cat": "animal"})
     assert [list(entry) for entry in merged.splits["train"].entries] == [["animal", "animal"], ["animal"]]
 
