@@ -33,6 +33,7 @@ class Evidence:
     classes: of which a row has one.
     entropy: of the model's old head on these rows, over that of an even guess: 0 sure, 1 no idea.
     layers: how many the model has. random: its weights are drawn, not loaded. kept_head: it brings the very classifier.
+    solvable: whether the head can be solved.
     """
 
     rows_per_class: float
@@ -42,6 +43,7 @@ class Evidence:
     layers: int | None = None
     random: bool = False
     kept_head: bool = False
+    solvable: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +70,7 @@ def advise(evidence: Evidence) -> Advice:
     if gained is not None:
         share = f"; a linear probe comes {max(0.0, gained):.0%} of the way from the baseline to a perfect score"
     useless = gained is not None and gained < NOTHING_LEARNT
-    warm = {} if evidence.kept_head or useless else WARM
+    warm = {} if evidence.kept_head or useless or not evidence.solvable else WARM
     if evidence.random:
         return _advice("full", {}, "random weights: nothing below the head is worth keeping as it is")
     if useless:
@@ -98,7 +100,8 @@ def advise(evidence: Evidence) -> Advice:
 
 def _head(evidence: Evidence, reason: str) -> Advice:
     """Solved, unless the model brings a classifier for these labels, which goes on training."""
-    return _advice("head", {} if evidence.kept_head else {"solver": "logistic"}, reason)
+    solved = evidence.solvable and not evidence.kept_head
+    return _advice("head", {"solver": "logistic"} if solved else {}, reason)
 
 
 def _advice(strategy: str, settings: Mapping[str, Any], reason: str) -> Advice:

@@ -36,8 +36,8 @@ def model_card(record: RunRecord) -> str:
     from huggingface_hub import ModelCard
 
     sections = (
-        _opening, _usage, _labels, _results, _per_class, _confusion, _training, _recipe, _training_data, _limitations,
-        _environment, _citation,
+        _opening, _usage, _labels, _results, _pictures, _per_class, _confusion, _training, _recipe, _training_data,
+        _limitations, _environment, _citation,
     )  # fmt: skip
     body = "\n\n".join(section for draw in sections if (section := draw(record)))
     card = str(ModelCard(f"---\n{front_matter(record)}\n---\n\n{body}\n"))
@@ -57,11 +57,21 @@ def _opening(record: RunRecord) -> str:
         "regression": f"gives {thing} a number",
         "multi_label": f"gives {thing} any of {num_labels} labels",
         "tags": f"finds entities in {thing}, by one of {num_labels} tags for each word",
+        "boxes": f"finds objects in {thing}, each with a box and one of {num_labels} labels",
+        "pixels": f"gives each pixel of {thing} one of {num_labels} classes",
     }.get(labels["problem"], f"gives {thing} one of {num_labels} labels")
     model = code(base_model(record) or without_folders(recipe["model"]["name"]))
     origin = "trained from scratch as" if recipe["model"].get("weights") == "random" else "fine-tuned from"
     name, data = escape(summary.run_name(record)), code(data_set_name(record))
     return f"# {name}\n\nThis model {effect}. It was {origin} {model} on {data} with `hf_sft`."
+
+
+def _pictures(record: RunRecord) -> str:
+    shown = "\n\n".join(picture_of(name, "rows with truth and prediction") for name in record.pictures)
+    return (
+        shown
+        and f"## Examples\n\nOf the validation split, the worst first: the row, its truth, the prediction.\n\n{shown}"
+    )
 
 
 def _results(record: RunRecord) -> str:
@@ -122,18 +132,16 @@ def _labels(record: RunRecord) -> str:
 
 def _per_class(record: RunRecord) -> str:
     split = headline_split(record)
+    classes = record.per_class.get(split or "", {})
+    parts = summary.class_metrics(classes)
     rows = [
-        (
-            label,
-            *(number(values.get(name)) for name in ("precision", "recall", "f1")),
-            f"{values.get('support') or 0:,.0f}",
-        )
-        for label, values in record.per_class.get(split or "", {}).items()
+        (label, *(number(values.get(name)) for name in parts), f"{values.get('support') or 0:,.0f}")
+        for label, values in classes.items()
     ]
-    entities = record.labels["problem"] == "tags"
-    label, support = ("type", "entities") if entities else ("label", "rows")
-    found = table((label, "precision", "recall", "F1", support), rows, right=4)
-    return found and f"## Results per {'type of entity' if entities else 'label'} ({split})\n\n{found}"
+    label = "type" if record.labels["problem"] == "tags" else "label"
+    heads = ["F1" if name == "f1" else name for name in parts]
+    found = table((label, *heads, summary.counted(record.labels["problem"])), rows, right=len(heads) + 1)
+    return found and f"## Results per {'type of entity' if label == 'type' else 'label'} ({split})\n\n{found}"
 
 
 def _confusion(record: RunRecord) -> str:

@@ -224,6 +224,9 @@ def predict(
     ] = "-",
     columns: Columns = None,
     top_k: Annotated[int | None, typer.Option(min=1, help="The best labels instead of the score of each.")] = None,
+    threshold: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Of boxes those with a score above it; 0.5 unless given.")
+    ] = None,
     prefix: Annotated[str, typer.Option(help="Before the names of the added columns.")] = "",
     options: Options = None,
     batch_size: BatchSize = 64,
@@ -244,6 +247,7 @@ def predict(
             output,
             columns=read_pairs(columns, "--columns"),
             top_k=top_k,
+            threshold=threshold,
             batch_size=batch_size,
             options=read_pairs(options, "--option"),
             prefix=prefix,

@@ -35,11 +35,22 @@ class Evaluator:
         """Whether a metric, or a threshold, is computed from the scores of all rows."""
         return self.problem.calibrate is not None or any(metric.reads_scores for metric in self.metrics)
 
-    def predict(self, model: Any, rows: RowSet, lengths: NDArray, labels: Labels, *, keep_scores: bool = True) -> Rows:
+    def predict(
+        self,
+        model: Any,
+        rows: RowSet,
+        lengths: NDArray,
+        labels: Labels,
+        *,
+        keep_scores: bool = True,
+        whole: bool = False,
+    ) -> Rows:
         """What `Problem.decode` reads off the model for every row, in the order of `rows`, on every process.
 
         keep_scores False: of the scores of classes [N, L] none are kept, [N, 0]; memory does not grow with L.
+        whole: what `Problem.answer` reads, where the problem has it.
         """
+        decode = (whole and self.problem.answer) or self.problem.decode
         state = PartialState()
         batches = length_batches(lengths, self.batch_size)
         rounds = -(-len(batches) // state.num_processes)  # all processes step together; some repeat the first batch
@@ -58,7 +69,7 @@ class Evaluator:
         decoded = []
         with torch.inference_mode():
             for number, batch in enumerate(loader):
-                part = self.problem.decode(self._outputs(model, batch), beside(batch), labels)
+                part = decode(self._outputs(model, batch), beside(batch), labels)
                 if number < own:
                     if not keep_scores and part["scores"].ndim > 1:
                         part["scores"] = part["scores"][:, :0].copy()
@@ -78,10 +89,13 @@ class Evaluator:
                 model,
                 {name: value[start : start + self.batch_size] for name, value in inputs.items()},
                 self.channels_last,
+                self.problem.reads,
             )
             for start in range(0, size, self.batch_size)
         ]
-        return outputs[0] if len(outputs) == 1 else {"logits": torch.cat([part["logits"] for part in outputs])}
+        if len(outputs) == 1:
+            return outputs[0]
+        return {name: torch.cat([part[name] for part in outputs]) for name in self.problem.reads}
 
     def measure(self, rows: Rows, targets: NDArray, labels: Labels) -> dict[str, float]:
         """`loss` (mean of the rows' own losses, by their items where those differ) and every metric."""
@@ -90,9 +104,9 @@ class Evaluator:
         return values | {metric.name: float(metric.compute(outcome)) for metric in self.metrics}
 
 
-def forward(model: Any, batch: dict[str, Any], channels_last: bool) -> Any:
-    """The model's outputs for a collated batch; targets stay out, the loss is ours."""
-    return _LogitsOnCpu(model(**model_inputs(batch, next(model.parameters()).device, channels_last)))
+def forward(model: Any, batch: dict[str, Any], channels_last: bool, reads: Sequence[str] = ("logits",)) -> Any:
+    """The model's outputs of those names for a collated batch; targets stay out, the loss is ours."""
+    return _OutputsOnCpu(model(**model_inputs(batch, next(model.parameters()).device, channels_last)), reads)
 
 
 def model_inputs(batch: dict[str, Any], device: torch.device, channels_last: bool) -> dict[str, torch.Tensor]:
@@ -107,12 +121,15 @@ def model_inputs(batch: dict[str, Any], device: torch.device, channels_last: boo
     return inputs
 
 
-class _LogitsOnCpu(dict[str, torch.Tensor]):
-    """Outputs reduced to their logits, on the CPU: nothing else is kept of a batch."""
+class _OutputsOnCpu(dict[str, torch.Tensor]):
+    """Outputs reduced to what is read of them, on the CPU: nothing else is kept of a batch."""
 
-    def __init__(self, outputs: Any):
-        logits = outputs["logits"] if isinstance(outputs, dict) else outputs[0]
-        super().__init__(logits=logits.float().cpu() if logits.dtype != torch.float64 else logits.cpu())
+    def __init__(self, outputs: Any, reads: Sequence[str]):
+        named = outputs if isinstance(outputs, dict) else {reads[0]: outputs[0]}
+        kept = {name: named[name] for name in reads}
+        super().__init__(
+            {name: value.cpu() if value.dtype == torch.float64 else value.float().cpu() for name, value in kept.items()}
+        )
 
 
 def _mean_loss(rows: Rows) -> float:

@@ -34,7 +34,7 @@ from hf_sft.sense import num_steps
 from hf_sft.tasks import TASKS
 from hf_sft.tasks.load import Inputs, TaskData, load_data, make_inputs, stream_inputs
 from hf_sft.tasks.objective import check_objective, describe_penalty, find_penalty
-from hf_sft.tasks.task import Penalty, Problem, Task
+from hf_sft.tasks.task import BESIDE_INPUTS, Penalty, Problem, Task
 from hf_sft.training import probe
 from hf_sft.training.arguments import fill_training, workers
 from hf_sft.training.gradual import describe_turns
@@ -106,7 +106,9 @@ def prepare(
 
 
 def check_packages(recipe: Recipe) -> None:
-    """Raises MissingExtraError where the strategy needs a package that is not installed."""
+    """Raises MissingExtraError where the strategy or the task needs a package that is not installed."""
+    for package in TASKS[recipe.task].packages:
+        require_package(package, "task")
     if recipe.tuning.strategy == "lora":
         require_package("peft", "tuning.strategy")
 
@@ -355,7 +357,7 @@ def _try_one_row(model: Any, inputs: Inputs, collate: Callable[..., Any], channe
         with torch.inference_mode():
             forward(model, batch, channels_last)
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        shapes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in batch.items() if name != "weight")
+        shapes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in batch.items() if name not in BESIDE_INPUTS)
         found = f"{(str(error).splitlines() or [type(error).__name__])[0]} for {shapes}"
         fix = "check processor.size or max_length against the model's own"
         raise ModelError(Finding(place="model", expected="a forward pass of one row", found=found, fix=fix)) from error

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr
 from pydantic_core import PydanticCustomError
@@ -16,8 +16,12 @@ from hf_sft.recipe_hub import Hub
 from hf_sft.recipe_section import Section, expanded
 from hf_sft.recipe_tuning import Tuning
 
-TaskName = Literal["text-classification", "image-classification", "token-classification"]
-ProblemName = Literal["single_label", "multi_label", "regression", "tags"]
+TaskName = Literal[
+    "text-classification", "image-classification", "token-classification", "image-segmentation", "object-detection"
+]
+ProblemName = Literal["single_label", "multi_label", "regression", "tags", "pixels", "boxes"]
+BoxFormat = Literal["xywh", "xyxy", "cxcywh_normalised"]
+BOX_FORMATS: tuple[BoxFormat, ...] = ("xywh", "xyxy", "cxcywh_normalised")
 SPLIT_ROLES = ("train", "validation", "test")
 METRIC_NAMES = (
     "accuracy", "macro_f1", "micro_f1", "weighted_f1", "macro_precision", "macro_recall",
@@ -26,11 +30,25 @@ METRIC_NAMES = (
     "mse", "mae", "pearson", "spearman", "r2",
     "entity_f1", "entity_precision", "entity_recall", "macro_entity_f1", "macro_entity_precision",
     "macro_entity_recall", "strict_entity_f1", "token_accuracy", "invalid_sequences",
+    "mean_iou", "mean_dice", "pixel_accuracy",
+    "map", "map_50", "map_75", "map_small", "map_medium", "map_large", "mar_100",
 )  # fmt: skip
 ROLES: dict[str, tuple[str, ...]] = {  # per task: the roles that dataset.columns may name
     "text-classification": ("text", "text_pair", "label"),
     "image-classification": ("image", "label"),
     "token-classification": ("tokens", "text", "label"),
+    "image-segmentation": ("image", "mask"),
+    "object-detection": ("image", "objects"),
+}
+MOVING: dict[str, tuple[str, ...]] = {  # augmentations that move a mask or boxes along with the image
+    "random_resized_crop": ("scale", "ratio"),
+    "random_crop": ("padding",),
+    "horizontal_flip": ("p",),
+    "vertical_flip": ("p",),
+    "rotation": ("degrees",),
+    "color_jitter": ("brightness", "contrast", "saturation", "hue"),
+    "grayscale": ("p",),
+    "gaussian_blur": ("kernel_size", "sigma"),
 }
 AUGMENTATION_KEYS: dict[str, dict[str, tuple[str, ...]]] = {  # per task: augmentation -> its settings
     "text-classification": {"word_dropout": ("p",), "word_swap": ("p",)},
@@ -50,12 +68,18 @@ AUGMENTATION_KEYS: dict[str, dict[str, tuple[str, ...]]] = {  # per task: augmen
         "random_erasing": ("p", "scale", "ratio"),
     },
     "token-classification": {},
+    "image-segmentation": MOVING,
+    "object-detection": MOVING,
 }
+MASKED_TASKS = ("image-segmentation",)  # whose targets are masks: ignore_label, label_colors, dice_weight
+BOXED_TASKS = ("object-detection",)  # whose targets are boxes: bbox_format
 MIXED_TASKS = ("image-classification",)  # whose inputs can be mixed: objective.mixup, objective.cutmix
 PROCESSOR_KEYS: dict[str, tuple[str, ...]] = {
     "text-classification": ("max_length",),
     "image-classification": ("size", "image_mean", "image_std", "do_normalize"),
     "token-classification": ("max_length", "stride", "constrained_decoding"),
+    "image-segmentation": ("size", "image_mean", "image_std", "do_normalize"),
+    "object-detection": ("size", "image_mean", "image_std", "do_normalize"),
 }
 
 
@@ -133,7 +157,8 @@ class DataSet(Section):
     """Where the rows come from, which columns play which role, how they are split."""
 
     path: str = Field(
-        min_length=1, description="Hub id | csv, json, parquet, imagefolder | local file or folder | bundled:<name>"
+        min_length=1,
+        description="Hub id | csv, json, parquet, imagefolder, coco | local file or folder | bundled:<name>",
     )
     name: str | None = Field(None, description="the data set's configuration")
     revision: str | None = Field(None, description="branch, tag or commit of a data set on the Hub")
@@ -152,6 +177,17 @@ class DataSet(Section):
     labels: list[str] | None = Field(None, description="label names, in order, where the data carries bare integers")
     label_map: dict[str | int | bool | float, str | int | None] | None = Field(
         None, description="rename, merge or (null) drop labels"
+    )
+    ignore_label: int | None = Field(
+        None, ge=0, description="masks: the id of pixels that count nowhere: not in the loss, metrics or class weights"
+    )
+    label_colors: dict[LabelName, Annotated[list[int], Field(min_length=3, max_length=3)]] = Field(
+        {}, description="masks: label: [red, green, blue] in pictures; absent: a palette"
+    )
+    bbox_format: BoxFormat = Field(
+        "xywh",
+        description="boxes: xywh: left, top, width, height in pixels | xyxy: two corners in pixels | "
+        "cxcywh_normalised: centre, width, height as shares of the image",
     )
     problem: ProblemName | None = Field(None, description="absent: decided once from the whole training column")
     max_samples: dict[SplitRole, Annotated[int, Field(gt=0)]] = Field({}, description="a seeded sample per split")
@@ -195,6 +231,9 @@ class Objective(Section):
         ge=0,
         description="Lin et al. 2017: rows that are predicted well weigh less, the more so the higher; often 2",
     )
+    dice_weight: float | None = Field(
+        None, ge=0, le=100, description="masks: so much of a Dice loss (Milletari et al. 2016) is added; often 1"
+    )
     mixup: float | None = Field(
         None, ge=1e-3, le=100, description="Zhang et al. 2018: images blended, labels too; alpha, often 0.2"
     )
@@ -228,7 +267,7 @@ class Run(Section):
 class Recipe(Section):
     """A fine-tuning job. Read one with `Recipe.load("recipe.yaml")` or `Recipe.from_dict({...})`."""
 
-    task: TaskName = Field(description="text-classification | image-classification | token-classification")
+    task: TaskName = Field(description=" | ".join(get_args(TaskName)))
     model: Model
     dataset: DataSet
     processor: Processor = Processor()

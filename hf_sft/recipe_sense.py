@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 from hf_sft import training_keys
 from hf_sft.errors import nearest
-from hf_sft.recipe import AUGMENTATION_KEYS, MIXED_TASKS, PROCESSOR_KEYS, ROLES, Processor
+from hf_sft.recipe import AUGMENTATION_KEYS, BOXED_TASKS, MASKED_TASKS, MIXED_TASKS, PROCESSOR_KEYS, ROLES, Processor
 from hf_sft.recipe_tuning import OPTIONAL_STRATEGY_KEYS, STRATEGY_KEYS, StrategyName
 
 Problem = tuple[tuple[str, ...], dict[str, str]]  # where in the recipe, and the parts of a Finding
@@ -87,6 +87,23 @@ def _objective_problems(content: dict[str, Any], task: Any) -> list[Problem]:
             (place, {"expected": expected, "found": f"{value}, and a stream", "fix": fix})
             for place, value in (balanced | mixed).items()
         ]
+    if isinstance(task, str) and task in ROLES and task not in MASKED_TASKS:
+        masks = [("objective", "dice_weight", objective)]
+        masks += [("dataset", key, data) for key in ("ignore_label", "label_colors")]
+        expected, fix = f"a key that {' or '.join(MASKED_TASKS)} has", "leave it out: masks alone have pixels"
+        found += [
+            ((name, key), {"expected": expected, "found": key, "fix": fix})
+            for name, key, section in masks
+            if section.get(key) not in (None, {})
+        ]
+    if (
+        isinstance(task, str)
+        and task in ROLES
+        and task not in BOXED_TASKS
+        and data.get("bbox_format", "xywh") != "xywh"
+    ):
+        expected, fix = f"a key that {' or '.join(BOXED_TASKS)} has", "leave it out: there are no boxes"
+        found.append((("dataset", "bbox_format"), {"expected": expected, "found": "bbox_format", "fix": fix}))
     if isinstance(task, str) and task in ROLES and task not in MIXED_TASKS:
         expected, fix = f"a key that {' or '.join(MIXED_TASKS)} has", "leave it out: images alone are mixed"
         found += [(place, {"expected": expected, "found": place[-1], "fix": fix}) for place in mixed]

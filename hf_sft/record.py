@@ -73,6 +73,7 @@ class RunRecord:
     examples: rows of validation for the card, {"text": ...} or {"src": a picture in model/}, where hub asks for them.
     origins: "model", "dataset" -> commit on the Hub, license, language, citation, as far as they are known.
     published: of a record on the Hub: file -> SHA-256 of what was pushed beside it.
+    pictures: names of files in report/ (and beside the card) that show rows with truth and prediction.
     evaluations: what `hf-sft evaluate` found since, each with its data, split, date, metrics, intervals and slices.
     """
 
@@ -95,6 +96,7 @@ class RunRecord:
     origins: dict[str, dict[str, Any]] = field(default_factory=dict)
     published: dict[str, str] = field(default_factory=dict)
     evaluations: list[dict[str, Any]] = field(default_factory=list)
+    pictures: list[str] = field(default_factory=list)
     output_dir: str = ""
 
     @property

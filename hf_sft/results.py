@@ -6,7 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,7 @@ from hf_sft.modeling.adapter_files import config_folder, holds_adapters, load_ad
 from hf_sft.modeling.lora import adapter_parameters
 from hf_sft.modeling.source import find_model
 from hf_sft.record import RunDirectory, RunRecord, write_text
+from hf_sft.row_pictures import save_examples
 from hf_sft.summary import gap_note
 from hf_sft.tasks.load import fingerprint
 from hf_sft.tasks.task import Rows
@@ -140,7 +141,7 @@ def _verify(job: Job, folder: str) -> None:
     batch = job.collate(job.inputs["train"].features(4))
     reloaded.to(next(job.built.model.parameters()).device)
     here, there = (
-        job.problem.decode(_outputs(model, batch, job.evaluator.channels_last), batch, job.labels)["scores"]
+        job.problem.decode(_outputs(job, model, batch), batch, job.labels)["scores"]
         for model in (job.built.model, reloaded)
     )
     here, there = (np.concatenate([np.ravel(row) for row in scores]) for scores in (here, there))
@@ -151,14 +152,14 @@ def _verify(job: Job, folder: str) -> None:
         raise ModelError(Finding(place=folder, expected=expected, found=found, fix="please report this as a bug"))
 
 
-def _outputs(model: Any, batch: dict[str, Any], channels_last: bool) -> Any:
+def _outputs(job: Job, model: Any, batch: dict[str, Any]) -> Any:
     import torch
 
     from hf_sft.evaluation import forward
 
     model.eval()
     with torch.inference_mode():
-        return forward(model, batch, channels_last)
+        return forward(model, batch, job.evaluator.channels_last, job.problem.reads)
 
 
 def write_record(job: Job, directory: RunDirectory, trained: Trained, results: Results, *, started: float) -> RunRecord:
@@ -218,6 +219,9 @@ def write_record(job: Job, directory: RunDirectory, trained: Trained, results: R
         origins=dict(job.origins),
         output_dir=str(directory.path),
     )
+    picture = "validation" in results.rows and save_examples(job, directory, results.rows["validation"], "validation")
+    if picture:
+        record = replace(record, pictures=[picture])
     if PartialState().is_main_process:
         _draw(record, directory)
         write_text(directory.model / "README.md", model_card(record))

@@ -223,7 +223,7 @@ def name_columns(saved: SavedModel, available: Sequence[str], given: Mapping[str
     """
     recipe = saved.recipe
     chosen = _roles(saved, available, given)
-    roles = {role: need for role, need in chosen.items() if role != "label"}
+    roles = {role: need for role, need in chosen.items() if role != saved.task.target}
     named = {**recipe.dataset.columns, **given}
     columns = {role: column for role, column in named.items() if role in chosen or role not in saved.task.columns}
     for role, required in roles.items():

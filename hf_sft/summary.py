@@ -97,12 +97,18 @@ def baseline_heads(record: RunRecord) -> tuple[str, ...]:
 
 def baseline_name(record: RunRecord) -> str:
     """What is always answered by what the metrics are compared with."""
-    return "mean" if record.labels.get("problem") == "regression" else "majority"
+    return {"regression": "mean", "boxes": "mean boxes"}.get(str(record.labels.get("problem")), "majority")
 
 
 def counted(problem: str) -> str:
     """What the support of a class counts."""
-    return "entities" if problem == "tags" else "rows"
+    return {"tags": "entities", "pixels": "pixels", "boxes": "boxes"}.get(problem, "rows")
+
+
+def class_metrics(classes: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Names of the numbers that each class has, its support left out."""
+    usual = ("precision", "recall", "f1")
+    return [name for name in next(iter(classes.values()), dict.fromkeys(usual)) if name != "support"]
 
 
 def run_name(record: RunRecord) -> str:

@@ -25,6 +25,8 @@ class TaskWords:
 WORDS: dict[str, TaskWords] = {
     "text-classification": TaskWords(thing="a text", example='"a text"', options={"truncation": True}),
     "image-classification": TaskWords(thing="an image", example='"path/to/image.png"'),
+    "image-segmentation": TaskWords(thing="an image", example='"path/to/image.png"'),
+    "object-detection": TaskWords(thing="an image", example='"path/to/image.png"', options={"threshold": 0.5}),
     "token-classification": TaskWords(
         thing="a text", example='"Ada Lovelace lived in London."', options={"aggregation_strategy": "first"}
     ),

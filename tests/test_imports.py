@@ -35,7 +35,7 @@ LAYERS = (
         "card_metadata",
         "confusion",
     ),
-    ("ownership", "job", "examples", "results", "room", "run_directory", "sense", "rehearsal"),
+    ("ownership", "job", "examples", "row_pictures", "results", "room", "run_directory", "sense", "rehearsal"),
     ("hub",),
     ("run",),
     ("guessing",),

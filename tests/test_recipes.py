@@ -30,7 +30,8 @@ SHIPPED = sorted((ROOT / "recipes").glob("*.yaml"))
 def test_every_recipe_in_the_repository_loads(path: Path) -> None:
     recipe = Recipe.load(path)
     assert recipe.output_dir == f"runs/{path.stem}"
-    assert recipe.model.base_model or is_hub_id(recipe.model.name), "the card needs to know what was fine-tuned"
+    known = recipe.model.base_model or is_hub_id(recipe.model.name) or recipe.model.weights == "random"
+    assert known, "the card needs to know what was fine-tuned"
 
 
 def is_hub_id(name: str) -> bool:
@@ -59,6 +60,7 @@ def test_no_recipe_shows_its_test_rows_to_training(path: Path) -> None:
     """Over a source as the recipe's comments describe it: the slices it names are apart, and nothing is missing."""
     settings = Recipe.load(path).dataset
     names = {"stanfordnlp/sst2": ("train", "validation", "test"), "microsoft/cats_vs_dogs": ("train",)}
+    names |= {"segments/sidewalk-semantic": ("train",)}
     splits = names.get(settings.path, ("train", "test"))
     source = DatasetDict({name: Dataset.from_dict({"row": list(range(200))}) for name in splits})
     chosen = select_splits(source, settings)

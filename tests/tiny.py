@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from datasets import ClassLabel, Dataset, Features, Image
+from datasets import ClassLabel, Dataset, Features, Image, List, Value
 from PIL.Image import fromarray
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
@@ -177,6 +177,93 @@ def save_image_model(
     return folder
 
 
+def _detection_configs() -> dict[str, Callable[[], tuple[Any, str]]]:
+    stages = {"embedding_size": 8, "hidden_sizes": [8, 16, 16, 16], "depths": [1, 1, 1, 1], "layer_type": "basic"}
+    three = {**stages, "out_features": ["stage2", "stage3", "stage4"]}
+    real_time = {
+        "encoder_in_channels": [16, 16, 16],
+        "encoder_hidden_dim": 16,
+        "encoder_ffn_dim": 32,
+        "encoder_attention_heads": 2,
+        "d_model": 16,
+        "num_queries": 10,
+        "decoder_in_channels": [16, 16, 16],
+        "decoder_ffn_dim": 32,
+        "decoder_layers": 2,
+        "decoder_attention_heads": 2,
+    }
+    plain = {
+        "d_model": 16,
+        "encoder_layers": 1,
+        "decoder_layers": 2,
+        "encoder_ffn_dim": 32,
+        "decoder_ffn_dim": 32,
+        "encoder_attention_heads": 2,
+        "decoder_attention_heads": 2,
+        "num_queries": 10,
+        "dropout": 0.0,
+    }
+    small = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+
+    def resnet(settings: dict[str, Any]) -> Any:
+        return transformers.ResNetConfig(**settings)
+
+    return {
+        "rt_detr": lambda: (
+            transformers.RTDetrConfig(backbone_config=transformers.RTDetrResNetConfig(**three), **real_time),
+            "RTDetrForObjectDetection",
+        ),
+        "rt_detr_v2": lambda: (
+            transformers.RTDetrV2Config(backbone_config=transformers.RTDetrResNetConfig(**three), **real_time),
+            "RTDetrV2ForObjectDetection",
+        ),
+        "d_fine": lambda: (
+            transformers.DFineConfig(backbone_config=transformers.RTDetrResNetConfig(**three), **real_time),
+            "DFineForObjectDetection",
+        ),
+        "yolos": lambda: (
+            transformers.YolosConfig(**small, image_size=[64, 64], patch_size=16, num_detection_tokens=10),
+            "YolosForObjectDetection",
+        ),
+        "detr": lambda: (
+            transformers.DetrConfig(backbone_config=resnet({**stages, "out_features": ["stage4"]}), **plain),
+            "DetrForObjectDetection",
+        ),
+        "conditional_detr": lambda: (
+            transformers.ConditionalDetrConfig(backbone_config=resnet({**stages, "out_features": ["stage4"]}), **plain),
+            "ConditionalDetrForObjectDetection",
+        ),
+        "deformable_detr": lambda: (
+            transformers.DeformableDetrConfig(
+                backbone_config=resnet(three), **{**plain, "d_model": 32}, num_feature_levels=3
+            ),
+            "DeformableDetrForObjectDetection",
+        ),
+    }
+
+
+DETECTION_FAMILIES = tuple(_detection_configs())
+
+
+def save_detector(family: str, folder: Path, *, seed: int = 0, labels: Sequence[str] = ("a", "b")) -> Path:
+    """A detector of that family (random weights) with its image processor for images of 64 x 64."""
+    torch.manual_seed(seed)
+    config, class_name = _detection_configs()[family]()
+    name_labels(config, labels)
+    getattr(transformers, class_name)(config).save_pretrained(folder)
+    transformers.RTDetrImageProcessor(size={"height": 64, "width": 64}).save_pretrained(folder)
+    return folder
+
+
+def drawn(number: int = 8, *, seed: int = 0) -> Dataset:
+    """Drawings of 64 x 64 pixels with one to three shapes: image, objects {bbox: xywh, category}."""
+    from hf_sft.data.shapes import SHAPES, draw_shapes, with_boxes
+
+    objects = {"bbox": List(List(Value("float64"))), "category": List(ClassLabel(names=list(SHAPES)))}
+    rows = [with_boxes(draw_shapes(seed, index, size=64)) for index in range(number)]
+    return Dataset.from_list(rows, features=Features({"image": Image(), "objects": objects}))
+
+
 def texts(number: int = 48, *, seed: int = 0) -> Dataset:
     """Ragged texts; label positive where "good" stands in the text, else negative."""
     generator = np.random.default_rng(seed)
@@ -218,3 +305,49 @@ def images(number: int = 24, *, seed: int = 0) -> Dataset:
         labels.append(index % 2)
     features = Features({"image": Image(), "label": ClassLabel(names=["up", "down"])})
     return Dataset.from_dict({"image": pictures, "label": labels}, features=features)
+
+
+SEGMENTATION_FAMILIES = ("segformer",)
+CLASSES = ("floor", "lamp", "shelf")
+
+
+def save_segmentation_model(family: str, folder: Path, *, seed: int = 0, labels: Sequence[str] = ()) -> Path:
+    """A pretrained-looking backbone (random weights) with its image processor; a whole model for `labels`."""
+    torch.manual_seed(seed)
+    config = transformers.SegformerConfig(
+        depths=[1, 1, 1, 1],
+        hidden_sizes=[8, 8, 16, 16],
+        num_attention_heads=[1, 1, 2, 2],
+        decoder_hidden_size=16,
+        mlp_ratios=[2, 2, 2, 2],
+        drop_path_rate=0.0,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        classifier_dropout_prob=0.0,
+    )
+    name_labels(config, labels or ["LABEL_0", "LABEL_1"])
+    head = "ForSemanticSegmentation" if labels else "ForImageClassification"
+    getattr(transformers, f"Segformer{head}")(config).save_pretrained(folder)
+    transformers.SegformerImageProcessor(size={"height": SIZE, "width": SIZE}).save_pretrained(folder)
+    return folder
+
+
+def masked(number: int = 24, *, seed: int = 0, ignored: int | None = None) -> Dataset:
+    """Dark noise with a bright block (id 1) and a red band (id 2), of several sizes; `ignored` rings the block."""
+    generator = np.random.default_rng(seed)
+    rows: dict[str, list[Any]] = {"image": [], "mask": []}
+    for index in range(number):
+        height, width = SIZE + 4 * (index % 3), SIZE + 8 * (index % 2)
+        pixels = generator.integers(0, 60, (height, width, 3), dtype=np.uint8)
+        ids = np.zeros((height, width), dtype=np.uint8)
+        top, left = generator.integers(2, 12, 2)
+        if ignored is not None:
+            ids[top - 2 : top + 14, left - 2 : left + 14] = ignored
+        ids[top : top + 12, left : left + 12] = 1
+        pixels[ids == 1] += 180
+        if index % 2 == 0:
+            ids[-6:] = 2
+            pixels[-6:, :, 0] = 220
+        rows["image"].append(fromarray(pixels))
+        rows["mask"].append(fromarray(ids))
+    return Dataset.from_dict(rows, features=Features({"image": Image(), "mask": Image()}))

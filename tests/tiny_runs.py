@@ -10,7 +10,20 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
-from tiny import TEXT_FAMILIES, images, save_image_model, save_text_model, tagged, texts
+from tiny import (
+    DETECTION_FAMILIES,
+    SEGMENTATION_FAMILIES,
+    TEXT_FAMILIES,
+    drawn,
+    images,
+    masked,
+    save_detector,
+    save_image_model,
+    save_segmentation_model,
+    save_text_model,
+    tagged,
+    texts,
+)
 from transformers import TrainerCallback
 
 from hf_sft import environment, job, run_directory
@@ -28,7 +41,9 @@ def save_model(family: str, folder: Path) -> Path:
     path = folder / family
     if not path.exists():
         text = family in TEXT_FAMILIES or family in TAGGING
-        (save_text_model if text else save_image_model)(family.removesuffix("_tags"), path)
+        save: Any = save_segmentation_model if family in SEGMENTATION_FAMILIES else save_image_model
+        save = save_detector if family in DETECTION_FAMILIES else save
+        (save_text_model if text else save)(family.removesuffix("_tags"), path)
     return path
 
 
@@ -36,6 +51,10 @@ def make_data(family: str, problem: str = "single_label", **sizes: int) -> dict[
     """Split -> rows, each split drawn with its own seed."""
     if family in TAGGING:
         return {role: tagged(number, seed=ROLES[role]) for role, number in sizes.items()}
+    if family in SEGMENTATION_FAMILIES:
+        return {role: masked(number, seed=ROLES[role]) for role, number in sizes.items()}
+    if family in DETECTION_FAMILIES:
+        return {role: drawn(number, seed=ROLES[role]) for role, number in sizes.items()}
     make = texts if family in TEXT_FAMILIES else images
     return {role: _pose(make(number, seed=ROLES[role]), problem, ROLES[role]) for role, number in sizes.items()}
 
@@ -68,6 +87,12 @@ def make_recipe(family: str, models: Path, output_dir: Path, **changes: Any) -> 
     if family in TAGGING:
         content["task"] = "token-classification"
         content["dataset"]["columns"] = {"tokens": "tokens", "label": "ner_tags"}
+    if family in SEGMENTATION_FAMILIES:
+        content["task"] = "image-segmentation"
+        content["dataset"]["columns"] = {}
+    if family in DETECTION_FAMILIES:
+        content["task"] = "object-detection"
+        content["dataset"]["columns"] = {}
     for key, value in changes.items():
         content[key] = {**content[key], **value} if key in ("model", "dataset", "training") else value
     return Recipe.from_dict(content)
@@ -89,7 +114,11 @@ class _InDouble:
 
     def __call__(self, features: Sequence[Any]) -> dict[str, Any]:
         batch = self.collate(features)
-        return {name: value.double() if value.is_floating_point() else value for name, value in batch.items()}
+        return {name: _doubled(value) for name, value in batch.items()}
+
+
+def _doubled(value: Any) -> Any:
+    return value.double() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
 
 
 def train(work: Job, callbacks: Sequence[Any] = ()) -> fit.Trained:

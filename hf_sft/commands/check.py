@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -27,6 +28,7 @@ from hf_sft.modeling.parameter_groups import describe
 from hf_sft.recipe import Recipe
 from hf_sft.recipe_tuning import Gradual
 from hf_sft.rehearsal import Rehearsal, rehearse
+from hf_sft.row_pictures import save_seen
 from hf_sft.run import as_recipe
 from hf_sft.tables import Table
 from hf_sft.tasks import TASKS
@@ -222,9 +224,17 @@ def _look(
         unit=(work.recipe.tuning.gradual or Gradual()).unit,
         solved=solves(work.recipe),
     )
+    seen = book.attempt(
+        lambda: save_seen(work, Path(tempfile.gettempdir()) / "hf_sft_check" / f"{_called(recipe)}.png")
+    )
+    book.notes += [seen] if seen else []
     book.notes += notes(recipe, work.built)
     book.notes += job.tuning_notes(work.recipe, work.rules, work.inputs["train"].size, machine.processes, work.built)
     return facts, words, blocks, book.attempt(lambda: rehearse(work))
+
+
+def _called(recipe: Recipe) -> str:
+    return Path(recipe.output_dir).name or "run"
 
 
 def _look_at_folder(recipe: Recipe, data: Any, book: _Notebook) -> None:
@@ -272,7 +282,7 @@ def _look_at_rows(
         if note.startswith("warning: "):
             what = note.removeprefix("warning: ")
             book.warnings.append(
-                Finding(place="dataset.columns.label", expected="labels with rows to learn from", found=what)
+                Finding(place=f"dataset.columns.{task.target}", expected="labels with rows to learn from", found=what)
             )
         else:
             book.notes.append(note)

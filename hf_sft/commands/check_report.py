@@ -59,6 +59,8 @@ def _tables(report: CheckReport) -> list[Table]:
         found.append(labels)
     if entities := _entities(report):
         found.append(entities)
+    if pixels := _pixels(report):
+        found.append(pixels)
     if report.model:
         found.append(Table(title="model", rows=[*report.model.items()], left=2))
     if report.blocks:
@@ -83,6 +85,10 @@ def _rows(report: CheckReport) -> Table:
         ("longest rows", lambda facts: ", ".join(map(str, facts["longest_rows"]))),
         ("illegal tags", lambda facts: f"{facts['illegal_tags']:,}"),
         ("modes", lambda facts: ", ".join(f"{mode} {count:,}" for mode, count in facts["modes"].items())),
+        ("boxes", lambda facts: f"{facts['boxes']['all']:,}"),
+        ("an image", lambda facts: f"{facts['boxes']['median']:.0f}, at most {facts['boxes']['most']:,}"),
+        ("small, medium, large", lambda facts: ", ".join(f"{count:,}" for count in facts["box_sizes"].values())),
+        ("without a box", lambda facts: f"{facts['without_a_box']:,}"),
         ("smallest", lambda facts: facts["size"]["smallest"]),
         ("median", lambda facts: facts["size"]["median"]),
         ("largest", lambda facts: facts["size"]["largest"]),
@@ -120,6 +126,15 @@ def _entities(report: CheckReport) -> Table | None:
     names = list(next(iter(counts.values())))
     rows = [(name, *(f"{part[name]:,}" for part in counts.values())) for name in names]
     return Table(title="entities per type", heads=("type", *counts), rows=rows)
+
+
+def _pixels(report: CheckReport) -> Table | None:
+    shares = {split: facts["pixels"] for split, facts in report.data.items() if "pixels" in facts}
+    if not shares:
+        return None
+    names = list(next(iter(shares.values())))
+    rows = [(name, *(f"{part[name]:.2%}" if part[name] else "none" for part in shares.values())) for name in names]
+    return Table(title="share of the pixels that count", heads=("class", *shares), rows=rows)
 
 
 def _cost(rehearsal: Rehearsal) -> list[tuple[str, str]]:

@@ -21,7 +21,7 @@ from hf_sft.metrics.intervals import bootstrap_intervals
 from hf_sft.metrics.resolve import resolve_metrics
 from hf_sft.record import RunRecord
 from hf_sft.saved_model import SavedModel, load_saved
-from hf_sft.summary import Result, cells, counted, finite, number
+from hf_sft.summary import Result, cells, class_metrics, counted, finite, number
 from hf_sft.table_files.writing import check_output, written_whole
 from hf_sft.tables import Table, as_html, as_text, escaped, printable
 from hf_sft.tasks.load import make_inputs
@@ -78,7 +78,7 @@ class Evaluation:
         rows: list[Sequence[str]] = [cells(self._result(name)) for name in names]
         found = [Table(heads=heads, rows=rows)]
         if self.per_class:
-            parts = ("precision", "recall", "f1")
+            parts = class_metrics(self.per_class)
             rows = [
                 (name, *(number(finite(values[part])) for part in parts), f"{int(values['support']):,}")
                 for name, values in self.per_class.items()

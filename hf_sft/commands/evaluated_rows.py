@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 
 from hf_sft.data.columns import check_columns, columns_of
 from hf_sft.data.label_checks import check_values
-from hf_sft.data.labels import Labels, check_map, targets_as_names
+from hf_sft.data.labels import Labels, check_map
 from hf_sft.data.load import load_source
 from hf_sft.data.splits import Split, select_splits
 from hf_sft.errors import DataError, Finding, RecipeError, nearest
 from hf_sft.recipe import DataSet, Recipe
 from hf_sft.record import RunRecord
 from hf_sft.saved_model import SavedModel, name_columns
-from hf_sft.tasks.load import LabelledSplit, drop_unlabelled_rows, fingerprint, load_data, ready_splits
+from hf_sft.tasks.load import LabelledSplit, drop_unlabelled_rows, fingerprint, load_data, read_labels, ready_splits
 
 
 def rows_to_evaluate(
@@ -54,8 +54,17 @@ def rows_to_evaluate(
         return _other_rows(changed, None, changed.recipe.dataset, split, {})
     path = str(data) if isinstance(data, (str, Path)) else "memory"
     settings = DataSet(path=path, options=dict(options))
-    settings = settings.model_copy(update={"columns": saved.recipe.dataset.columns, **changes})
+    settings = settings.model_copy(update={"columns": saved.recipe.dataset.columns, **_carried(saved), **changes})
     return _other_rows(saved, data, settings, split, columns)
+
+
+def _carried(saved: SavedModel) -> dict[str, Any]:
+    """How targets that travel are read, by the model's own recipe; where it is silent, ids stand for its labels."""
+    if not saved.task.travels:
+        return {}
+    own = saved.recipe.dataset
+    names = None if own.label_map else list(saved.labels.names)
+    return {"labels": own.labels or names, "label_map": own.label_map, "ignore_label": own.ignore_label}
 
 
 def _with_dataset(recipe: Recipe, dataset: DataSet) -> Recipe:
@@ -73,7 +82,7 @@ def _own_rows(saved: SavedModel, role: str | None) -> tuple[LabelledSplit, Recip
         raise DataError(Finding(place="split", expected=expected, found="splits " + ", ".join(labelled), fix=fix))
     part = found.splits[role]
     if part.entries is not None and saved.labels.problem != "regression":
-        _refuse_unknown(part.entries, saved.labels)
+        _refuse_unknown(part.entries, saved.labels, f"dataset.columns.{saved.task.target}")
     return part, saved.recipe, found.origin, _warnings(saved, part, role)
 
 
@@ -106,7 +115,7 @@ def _other_rows(
     rows = select_splits(source, alone)["train"]
     what = f"{origin} ({chosen})"
     recipe = name_columns(replace(saved, recipe=recipe), rows.rows.column_names, columns, what)
-    check_columns(rows.rows.column_names, {"label": True}, recipe, what)
+    check_columns(rows.rows.column_names, {saved.task.target: True}, recipe, what)
     labelled, notes = _with_names(saved, rows, recipe)
     ready, bad = ready_splits({"train": labelled}, recipe, saved.task)
     skipped = [f"{len(bad):,} rows skipped that cannot be read"] if bad else []
@@ -128,26 +137,29 @@ def _only_split(names: list[str]) -> str:
 def _with_names(saved: SavedModel, split: Split, recipe: Recipe) -> tuple[LabelledSplit, list[str]]:
     """The rows with their labels under the model's names. Raises DataError for labels that it does not know."""
     labels, settings = saved.labels, recipe.dataset
-    column = saved.task.read_labels(split.rows, settings)
+    split, column = read_labels(split, recipe, saved.task)
     assert column is not None
-    (name,) = columns_of(settings, "label")
+    place, (name,) = f"dataset.columns.{saved.task.target}", columns_of(settings, saved.task.target)
     if column.unlabelled:
         found = f"no label in column {name!r} of {split.source}"
-        raise DataError(Finding(place="dataset.columns.label", expected="labels", found=found, fix="hf-sft predict"))
+        raise DataError(Finding(place=place, expected="labels", found=found, fix="hf-sft predict"))
     splits, columns = {"train": split}, {"train": column}
-    skipped = drop_unlabelled_rows(splits, columns, recipe)
+    skipped = drop_unlabelled_rows(splits, columns, recipe, saved.task)
     split, column = splits["train"], columns["train"]
-    check_values(split.source, column.values, labels.problem)
-    check_map(settings, columns)
+    if not saved.task.travels:
+        check_values(split.source, column.values, labels.problem)
+        check_map(settings, columns)
     notes = [f"{len(skipped):,} rows skipped that have no label"] if skipped else []
-    if column.class_names is None and labels.problem != "regression" and not settings.label_map:
+    if saved.task.travels:
+        pass
+    elif column.class_names is None and labels.problem != "regression" and not settings.label_map:
         settings, words = _bare_ids(saved, column.values, settings)
         notes += words
     entries = np.empty(len(column.values), dtype=object)
-    entries[:] = targets_as_names(column, labels.problem, settings)
+    entries[:] = saved.task.name_targets(column, labels.problem, settings)
     kept = np.flatnonzero([entry is not None for entry in entries])
     if labels.problem != "regression":
-        _refuse_unknown(entries[kept], labels)
+        _refuse_unknown(entries[kept], labels, place)
     return LabelledSplit(split=split, entries=entries).take(kept), notes
 
 
@@ -163,7 +175,7 @@ def _bare_ids(saved: SavedModel, values: Sequence[Any], settings: DataSet) -> tu
     return settings.model_copy(update={"labels": list(names)}), [note]
 
 
-def _refuse_unknown(entries: NDArray, labels: Labels) -> None:
+def _refuse_unknown(entries: NDArray, labels: Labels, place: str) -> None:
     flat = (name for entry in entries for name in ([entry] if isinstance(entry, str) else entry))
     unknown = sorted(set(flat) - set(labels.names))
     if not unknown:
@@ -173,4 +185,4 @@ def _refuse_unknown(entries: NDArray, labels: Labels) -> None:
     pairs = f"--label-map '{{{unknown[0]}: {labels.names[0]}, ...}}' (null drops a label)"
     fix = f"{near} " * near.startswith("did you mean") + pairs
     expected = "labels that the model knows: " + ", ".join(labels.names[:10])
-    raise DataError(Finding(place="dataset.columns.label", expected=expected, found=some, fix=fix))
+    raise DataError(Finding(place=place, expected=expected, found=some, fix=fix))

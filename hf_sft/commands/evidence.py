@@ -13,6 +13,7 @@ from hf_sft.errors import HfSftError
 from hf_sft.job import Job
 from hf_sft.modeling.anatomy import find_blocks
 from hf_sft.modeling.build import Opened
+from hf_sft.modeling.convex import METHODS
 from hf_sft.modeling.folds import choose_rows
 from hf_sft.modeling.old_head import read_old_head
 from hf_sft.recipe import Recipe
@@ -55,6 +56,7 @@ def evidence_of(
         entropy=entropy,
         layers=None if work is None else sum(block.is_layer for block in find_blocks(work.built.model)),
         random=recipe.model.weights == "random",
+        solvable=found.labels.problem in METHODS,
         kept_head=known is not None and set(known) == set(names) and len(known) == len(names),
     )
 

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from hf_sft.commands.file_names import FileNames
 from hf_sft.commands.predictions import Predictions
 from hf_sft.data.columns import columns_of
 from hf_sft.data.rows import Rows
@@ -29,6 +30,7 @@ from hf_sft.table_files.writing import STANDARD_OUTPUT, Columns, check_output, o
 from hf_sft.tasks.task import Rows as Decoded
 
 BATCHES_SORTED = 64  # batches of text that are sorted by length together
+USUAL_THRESHOLD = 0.5  # pipeline's own
 BATCHES_READ = 8  # batches of rows that all cost the same
 
 
@@ -39,6 +41,7 @@ def predict(
     *,
     columns: Mapping[str, str | Sequence[str]] | None = None,
     top_k: int | None = None,
+    threshold: float | None = None,
     batch_size: int = 64,
     options: Mapping[str, Any] | None = None,
     prefix: str = "",
@@ -54,6 +57,7 @@ def predict(
     columns: role -> column, or a list of columns, as in a recipe: {"text": "body"}.
     prefix: stands before the names of the columns that are added.
     top_k: the best labels instead of the score of each.
+    threshold: of boxes, those whose score is above it; 0.5 where it is not given, as in pipeline().
     Raises HfSftError for what the caller can mend; the rows predicted by then are kept in `<output>.partial`.
     """
     for place, number in (("batch_size", batch_size), ("top_k", top_k)):
@@ -66,7 +70,18 @@ def predict(
     recipe = _name_columns(saved, source, columns or {})
     added = _added_columns(saved, top_k, prefix)
     _check_clash(source, added)
-    job = _Job(saved=saved, recipe=recipe, source=source, batch_size=batch_size, top_k=top_k, names=added.names)
+    threshold = _check_threshold(saved, threshold)
+    job = _Job(
+        saved=saved,
+        recipe=recipe,
+        source=source,
+        batch_size=batch_size,
+        top_k=top_k,
+        threshold=threshold,
+        names=added.names,
+        folder=_folder_beside(output),
+        named=FileNames(),
+    )
     kept: list[Row] = []
     total, started = 0, time.perf_counter()
     to = nullcontext(kept.extend) if output is None else open_output(output, _output_columns(source, added))
@@ -78,8 +93,15 @@ def predict(
     return Predictions(rows=kept, path=path, total=total, seconds=time.perf_counter() - started)
 
 
+def _folder_beside(output: str | Path | None) -> Path | None:
+    """Where files of single rows go: beside the output, under its name without the ending."""
+    if output is None or str(output) == STANDARD_OUTPUT:
+        return None
+    return Path(output).expanduser().with_suffix("")
+
+
 def _name_columns(saved: SavedModel, source: RowSource, given: Mapping[str, Any]) -> Recipe:
-    roles = [role for role in saved.task.columns if role != "label"]
+    roles = [role for role in saved.task.columns if role != saved.task.target]
     wrong = [role for role in given if role not in roles]
     if wrong:
         expected, fix = f"what a {saved.task.name} model reads", nearest(wrong[0], roles)
@@ -93,7 +115,7 @@ def _name_columns(saved: SavedModel, source: RowSource, given: Mapping[str, Any]
 def _added_columns(saved: SavedModel, top_k: int | None, prefix: str) -> pyarrow.Schema:
     """The columns that predictions add to every row."""
     number, text = pyarrow.float64(), pyarrow.string()
-    labels, columns = saved.labels, saved.problem.answers(saved.labels)
+    labels, columns = saved.labels, {**saved.problem.answers(saved.labels), **saved.task.file_columns}
     if top_k is not None and not saved.problem.ranked:
         fix, found = "leave top_k out", f"a model for {labels.problem}"
         raise RecipeError(Finding(place="top_k", expected="a model with labels of rows", found=found, fix=fix))
@@ -103,6 +125,19 @@ def _added_columns(saved: SavedModel, top_k: int | None, prefix: str) -> pyarrow
             name: kind for rank in ranks for name, kind in ((f"prediction_{rank}", text), (f"score_{rank}", number))
         }
     return pyarrow.schema([(prefix + name, kind) for name, kind in columns.items()])
+
+
+def _check_threshold(saved: SavedModel, threshold: float | None) -> float | None:
+    if saved.problem.keep_above is None:
+        if threshold is not None:
+            fix, found = "leave threshold out", f"a {saved.task.name} model"
+            expected = "a model whose answers are parts, each with a score"
+            raise RecipeError(Finding(place="threshold", expected=expected, found=found, fix=fix))
+        return None
+    threshold = USUAL_THRESHOLD if threshold is None else threshold
+    if not 0 <= threshold <= 1:
+        raise RecipeError(Finding(place="threshold", expected="a score from 0 to 1", found=str(threshold)))
+    return threshold
 
 
 def _check_clash(source: RowSource, added: pyarrow.Schema) -> None:
@@ -123,23 +158,30 @@ def _output_columns(source: RowSource, added: pyarrow.Schema) -> Columns:
 
 @dataclass(frozen=True, kw_only=True)
 class _Job:
-    """One pass over the rows. names: of the added columns, in the order in which they are made."""
+    """One pass over the rows. names: of the added columns, in the order in which they are made.
+
+    folder: where files of single rows go; named: what they are called.
+    """
 
     saved: SavedModel
     recipe: Recipe
     source: RowSource
     batch_size: int
     top_k: int | None
+    threshold: float | None
     names: Sequence[str]
+    folder: Path | None
+    named: FileNames
 
     def run(self) -> Iterator[list[Row]]:
         """The rows with their predictions, a chunk at a time, under a bar on standard error (on a terminal)."""
-        size = self.batch_size * (BATCHES_SORTED if self.saved.task.ahead else BATCHES_READ)
+        batches = 1 if self.saved.task.write_files else BATCHES_SORTED if self.saved.task.ahead else BATCHES_READ
+        size = self.batch_size * batches
         first = 0
         with tqdm(total=self.source.total, unit=" rows", disable=None, file=sys.stderr, leave=False) as bar:
             for rows in chunked(self.source.read(), size):
                 cells = Cells(self.source, rows, self._roles(), first)
-                columns = self._columns(self._decode(cells, first, bar), cells)
+                columns = self._columns(self._decode(cells, first, bar), cells, rows, first)
                 named = (dict(zip(self.names, cells, strict=True)) for cells in zip(*columns, strict=True))
                 yield [row | added for row, added in zip(rows, named, strict=True)]
                 first += len(rows)
@@ -147,6 +189,7 @@ class _Job:
     def _decode(self, cells: Cells, first: int, bar: Any) -> Decoded:
         task, labels = self.saved.task, self.saved.labels
         transform: Any = task.transform(self.saved.processor, self.recipe)
+        opened = task.open_rows(self.recipe, labels, False) if task.open_rows else None
         read: Any = cells
         lengths = np.ones(len(cells), dtype=np.int64)
         if task.ahead:
@@ -156,7 +199,8 @@ class _Job:
             _check_lengths(lengths, first, self.source)
         evaluator = self.saved.evaluator(batch_size=self.batch_size)
         try:
-            return evaluator.predict(self.saved.model, Rows(_Shown(read, bar), transform, None), lengths, labels)
+            shown: Any = Rows(_Shown(read, bar), transform, None, opened=opened)
+            return evaluator.predict(self.saved.model, shown, lengths, labels, whole=task.write_files is not None)
         except torch.OutOfMemoryError as error:
             fix, found = f"--batch-size {max(1, self.batch_size // 4)}", f"none left at {self.batch_size} rows a batch"
             raise EnvironmentProblem(Finding(place="device", expected="enough memory", found=found, fix=fix)) from error
@@ -166,11 +210,20 @@ class _Job:
         settings = self.recipe.dataset
         roles = self.saved.task.roles(settings.columns)
         asked = {role: need or role in settings.columns for role, need in roles.items()}
-        return {role: columns_of(settings, role) for role, read in asked.items() if read and role != "label"}
+        return {
+            role: columns_of(settings, role) for role, read in asked.items() if read and role != self.saved.task.target
+        }
 
-    def _columns(self, decoded: Decoded, cells: Cells) -> list[list[Any]]:
+    def _columns(self, decoded: Decoded, cells: Cells, rows: Sequence[Row], first: int) -> list[list[Any]]:
         if self.top_k is None:
-            written = self.saved.task.write(decoded, self.saved.labels, self.recipe, cells)
+            task, labels = self.saved.task, self.saved.labels
+            if self.threshold is not None and self.saved.problem.keep_above is not None:
+                decoded = self.saved.problem.keep_above(decoded, self.threshold)
+            written = task.write(decoded, labels, self.recipe, cells)
+            if task.write_files is not None:
+                called = [self.named.of(row, first + number) for number, row in enumerate(rows)]
+                config = self.saved.model.config
+                written |= task.write_files(decoded, labels, config, self.recipe, cells, self.folder, called)
             return [_as_list(values) for values in written.values()]
         best = np.argsort(-decoded["scores"], axis=-1, kind="stable")[:, : self.top_k]
         scores = np.take_along_axis(decoded["scores"], best, axis=-1)

@@ -8,7 +8,7 @@ from typing import Any
 from hf_sft import summary, tables
 from hf_sft.recipe import SPLIT_ROLES, Recipe
 from hf_sft.record import RunRecord
-from hf_sft.summary import finite, number
+from hf_sft.summary import class_metrics, counted, finite, number
 from hf_sft.tables import Table
 
 READABLE = 12  # characters of a column below which longer cells are not wrapped
@@ -34,7 +34,10 @@ def tables_of_one(record: RunRecord) -> list[Table]:
         Table(title="data", heads=("split", "rows", *SOURCE), rows=sources, left=4),
         Table(rows=[(f"  {note}",) for note in record.data.get("notes") or []]),
         _epochs(record),
-        *(_labels(f"labels in {split}", record.per_class.get(split) or {}) for split in summary.splits(record)),
+        *(
+            _labels(f"labels in {split}", record.per_class.get(split) or {}, record.labels.get("problem"))
+            for split in summary.splits(record)
+        ),
         *(table for evaluation in record.evaluations for table in _evaluation(evaluation)),
         Table(title="training", rows=trained, left=2),
         _pairs("settings", _settings(record)),
@@ -48,13 +51,13 @@ def _pairs(title: str, content: Mapping[str, Any]) -> Table:
     return Table(title=title, rows=[(key, _value(value)) for key, value in content.items()], left=2)
 
 
-def _labels(title: str, labels: Mapping[str, Mapping[str, Any]]) -> Table:
-    heads = ("precision", "recall", "f1")
+def _labels(title: str, labels: Mapping[str, Mapping[str, Any]], problem: Any) -> Table:
+    heads = class_metrics(labels)
     rows = [
         (label, *(number(finite(values.get(name))) for name in heads), _count(values.get("support")))
         for label, values in labels.items()
     ]
-    return Table(title=title, heads=("label", *heads, "rows"), rows=rows)
+    return Table(title=title, heads=("label", *heads, counted(str(problem))), rows=rows)
 
 
 def _evaluation(found: Mapping[str, Any]) -> list[Table]:
@@ -72,7 +75,7 @@ def _evaluation(found: Mapping[str, Any]) -> list[Table]:
     heads = ("metric", "value", "95 % interval", "baseline")
     return [
         Table(title=f"evaluated on {where} ({found.get('date')})", heads=heads, rows=rows),
-        _labels(f"labels in {where}", found.get("per_class") or {}),
+        _labels(f"labels in {where}", found.get("per_class") or {}, found.get("problem")),
         Table(title=f"{where}, by {by}", heads=(by, "rows", *metrics), rows=slices),
     ]
 

@@ -18,6 +18,7 @@ import xxhash
 
 from hf_sft.errors import Finding, RecipeError
 
+IGNORED = -100  # what stands in a mask where no class counts
 Draw = tuple[int, int]  # epoch and row id
 Settings = Mapping[str, Any]
 
@@ -35,10 +36,14 @@ class Augmentation:
 
 @dataclass(frozen=True, kw_only=True)
 class Augment:
-    """The changes of a recipe, in its order, for some columns of the raw rows. Travels to data-loader workers."""
+    """The changes of a recipe, in its order, for some columns of the raw rows. Travels to data-loader workers.
+
+    columns: those that are changed, each alone; None: images with targets that move along (tv_tensors), all that stands
+    in a row together.
+    """
 
     seed: int
-    columns: Sequence[str]
+    columns: Sequence[str] | None
     opened: Callable[[Any], Any]
     before: Sequence[Callable[[Any], Any]]
     after: Sequence[Callable[[Any], Any]]
@@ -46,7 +51,11 @@ class Augment:
     def raw(self, batch: Mapping[str, Sequence[Any]], draws: Sequence[Draw]) -> dict[str, Any]:
         """The source columns with their inputs changed."""
         changed = dict(batch)
-        for column in self.columns if self.before else ():
+        if self.columns is None and self.before:
+            rows = [dict(zip(batch, cells, strict=True)) for cells in zip(*batch.values(), strict=True)]
+            moved = self._each(self.before, rows, draws)
+            return {name: [row[name] for row in moved] for name in batch}
+        for column in self.columns if self.columns and self.before else ():
             changed[column] = self._each([self.opened, *self.before], batch[column], draws)
         return changed
 
@@ -70,7 +79,7 @@ class Augment:
 
 def configure_augment(
     entries: Sequence[tuple[str, Settings]],
-    columns: Sequence[str],
+    columns: Sequence[str] | None,
     *,
     seed: int,
     pixels: int,
@@ -78,7 +87,7 @@ def configure_augment(
 ) -> Augment | None:
     """pixels: side of the square that random_resized_crop gives. opened: a raw input as augmentations take it.
 
-    None where nothing is to be changed.
+    columns: those to change; None: all that stands in a row moves together. None where nothing is to be changed.
 
     Raises RecipeError for settings that an augmentation cannot have.
     """
@@ -93,7 +102,7 @@ def configure_augment(
             raise RecipeError(Finding(place=place, expected="settings that it can have", found=found)) from error
     return Augment(
         seed=seed,
-        columns=list(columns),
+        columns=None if columns is None else list(columns),
         opened=opened,
         before=[step for after, step in steps if not after],
         after=[step for after, step in steps if after],
@@ -105,6 +114,8 @@ def _vision(name: str, defaults: Settings, settings: Settings, pixels: int) -> C
 
     if name == "RandomResizedCrop":
         defaults = {"size": pixels, "antialias": True, **defaults}
+    if name == "RandomRotation":
+        defaults = {"fill": _nothing(), **defaults}
     values = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
     if name == "AutoAugment" and isinstance(values.get("policy"), str):
         values["policy"] = v2.AutoAugmentPolicy(values["policy"])
@@ -112,14 +123,27 @@ def _vision(name: str, defaults: Settings, settings: Settings, pixels: int) -> C
     return transform
 
 
+def _nothing() -> dict[Any, int]:
+    """What stands where there is no image: black, of which a mask says that it does not count."""
+    from torchvision import tv_tensors
+
+    return {tv_tensors.Mask: IGNORED, "others": 0}
+
+
 def _padded_crop(settings: Settings, pixels: int) -> Callable[[Any], Any]:
     return partial(_crop_padded, int(settings.get("padding", 4)))
 
 
 def _crop_padded(padding: int, image: Any) -> Any:
-    """A window of the image's own size out of the image with a border mirrored around it (CIFAR's usual crop)."""
+    """A window of the image's own size out of the image with a border mirrored around it (CIFAR's usual crop); with
+
+    targets that move along a border of nothing.
+    """
     from torchvision.transforms import v2
 
+    if isinstance(image, dict):
+        size = [image["image"].height, image["image"].width]
+        return v2.RandomCrop(size, padding=padding, fill=_nothing())(image)
     size = [image.height, image.width]
     return v2.RandomCrop(size, padding=min(padding, *(side - 1 for side in size)), padding_mode="reflect")(image)
 

@@ -22,7 +22,7 @@ MOST_LOOKED_AT = 10_000  # rows a split whose images are decoded before training
 class Fault:
     """What is wrong with the row at `position` of a split. kind: in words that follow a column's name.
 
-    expected: where that is more than a value of the role in every row.
+    expected: where that is more than a value of the role in every row. fix: where the rows need not be mended.
     """
 
     position: int
@@ -31,6 +31,7 @@ class Fault:
     kind: str
     detail: str = ""
     expected: str = ""
+    fix: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +86,7 @@ def refuse(bad: Sequence[BadRow]) -> DataError:
                 place=f"dataset.columns.{role}",
                 expected=rows[0].fault.expected or usual,
                 found=f"column {column!r} {words} in {count} of {source}: {ids}{detail}",
-                fix="mend or remove those rows, or set dataset.on_bad_row: skip",
+                fix=rows[0].fault.fix or "mend or remove those rows, or set dataset.on_bad_row: skip",
             )
         )
     return DataError(findings)

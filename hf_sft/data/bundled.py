@@ -11,6 +11,7 @@ from PIL.Image import fromarray
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
+from hf_sft.data.shapes import shapes_boxes, shapes_masks
 from hf_sft.errors import Finding, RecipeError, nearest
 
 PREFIX = "bundled:"
@@ -58,7 +59,13 @@ def digits() -> DatasetDict:
     return DatasetDict(train=split(train), validation=split(validation), test=split(test))
 
 
-BUNDLED: dict[str, Callable[[], DatasetDict]] = {"reviews": reviews, "digits": digits, "entities": entities}
+BUNDLED: dict[str, Callable[[], DatasetDict]] = {
+    "reviews": reviews,
+    "digits": digits,
+    "entities": entities,
+    "shapes_masks": shapes_masks,
+    "shapes_boxes": shapes_boxes,
+}
 
 
 def load_bundled(name: str) -> DatasetDict:

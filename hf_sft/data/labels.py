@@ -116,9 +116,20 @@ def label_names(value: Any, column: LabelColumn, settings: DataSet) -> list[str]
 
 def tag_names(values: Sequence[Any], column: LabelColumn, settings: DataSet) -> list[str]:
     """The names of the tags of one row, after dataset.label_map; a dropped tag is that of no entity."""
+    return [name or OUTSIDE for name in names_of_each(values, column, settings)]
+
+
+def names_of_each(values: Sequence[Any], column: LabelColumn, settings: DataSet) -> list[str | None]:
+    """The name of every label of one row, in order, after dataset.label_map; None for one that it drops."""
     known, mapping = _known_names(column, settings), _mapping(settings)
     names = {item: _map(name_of(item, known), name_of(item, None), mapping, known) for item in set(values)}
-    return [names[item] or OUTSIDE for item in values]
+    return [names[item] for item in values]
+
+
+def mapped_names(ids: Sequence[int], settings: DataSet) -> dict[int, str | None]:
+    """Id -> name by dataset.labels (else the id itself) and label_map; None where that drops it."""
+    known, mapping = settings.labels or None, _mapping(settings)
+    return {number: _map(name_of(number, known), str(number), mapping, known) for number in ids}
 
 
 def _known_names(column: LabelColumn, settings: DataSet) -> Sequence[str] | None:
@@ -147,7 +158,7 @@ def targets_as_names(column: LabelColumn, problem: ProblemName, settings: DataSe
     entries: list[Any] = []
     for value in column.values:
         names = [] if column.is_missing(value) else label_names(value, column, settings)
-        if problem == "multi_label":
+        if problem in ("multi_label", "boxes"):
             dropped = bool(value) and not names  # an empty list is a row without any label, which is an answer
             entries.append(None if column.is_missing(value) or dropped else names)
         else:

@@ -26,15 +26,17 @@ from datasets.exceptions import (
 from yaml import YAMLError
 
 from hf_sft.data.bundled import PREFIX, load_bundled
+from hf_sft.data.coco import READER, find_coco, read_coco
+from hf_sft.data.pairs import load_pairs
 from hf_sft.errors import DataError, EnvironmentProblem, Finding
 from hf_sft.hub_access import require_hub, what_to_do
-from hf_sft.recipe import DataSet, Recipe
+from hf_sft.recipe import ROLES, DataSet, Recipe
 from hf_sft.secrets import mask, reveal
 
 Source: TypeAlias = DatasetDict | IterableDatasetDict
 # A label or a text may be NA, None or null; only an empty cell is empty.
 CSV_CELLS = {"keep_default_na": False, "na_values": [""]}
-READERS = ("csv", "json", "parquet", "imagefolder", "text", "arrow")
+READERS = ("csv", "json", "parquet", "imagefolder", "text", "arrow", READER)
 # What the readers of `datasets` raise for files and options they cannot use.
 _READING = (ValueError, TypeError, LookupError, AttributeError, OSError, ImportError, RuntimeError, ArithmeticError)
 # What unpacking raises for files that only begin like an archive.
@@ -93,6 +95,8 @@ def _read(recipe: Recipe, path: str) -> Any:
     options = {**reveal(settings.options, "dataset.options"), "streaming": settings.streaming}
     files = reveal(recipe.located_data_files(), "dataset.data_files")
     _refuse_null_rows([Path(path), *map(Path, _flat(files))], str(settings.options.get("field", "")))
+    if (found := _find_coco(recipe, path, files)) is not None:
+        return found
     if path in READERS:
         if files is None and "data_dir" not in options:  # `datasets` would read the whole working directory
             fix = "set dataset.data_files: {train: ..., test: ...}, or options: {data_dir: ...}"
@@ -114,12 +118,33 @@ def _read(recipe: Recipe, path: str) -> Any:
         if any((local / name).exists() for name in ("dataset_dict.json", "dataset_info.json", "state.json")):
             _refuse(settings, ("data_files", "name", "options", "revision"), "a folder saved by datasets")
             return load_from_disk(str(local))
+        if "mask" in ROLES[recipe.task] and (pairs := load_pairs(local)) is not None:
+            _refuse(settings, ("data_files", "name", "options"), "a folder of images and masks")
+            return pairs
         options = {**CSV_CELLS, **options} if _holds_csv_alone(local) else options
         return load_dataset(str(local), settings.name, data_files=files, **options)
     if local.is_absolute():
         raise FileNotFoundError(f"no file or folder {local}")
     require_hub("dataset.path", path, "dataset", revision=settings.revision)
     return load_dataset(path, settings.name, revision=settings.revision, data_files=settings.data_files, **options)
+
+
+def _find_coco(recipe: Recipe, path: str, files: Any) -> DatasetDict | None:
+    """The rows of COCO's json files: those that are named, or what lies at a local path; None where there are none."""
+    settings, local = recipe.dataset, Path(path)
+    images = settings.options.get("images")
+    if path == READER:
+        named = files if isinstance(files, dict) else {"train": files}
+        if not _flat(files):
+            fix = "set dataset.data_files: {train: annotations/train.json, ...}, and options: {images: ...}"
+            place = "dataset.data_files"
+            raise DataError(Finding(place=place, expected="COCO's json files", found="none", fix=fix))
+        found = {split: [Path(name) for name in _flat(part)] for split, part in named.items()}
+    elif files is not None or "objects" not in ROLES[recipe.task] or not local.is_absolute() or not local.exists():
+        return None
+    else:
+        found = find_coco(local)
+    return read_coco(found, Path(recipe.locate_file(images)) if isinstance(images, str) else None) if found else None
 
 
 def _flat(files: Any) -> list[str]:

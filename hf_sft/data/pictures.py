@@ -92,7 +92,8 @@ def _missing_files(rows: Dataset, column: str) -> list[tuple[int, str]]:
     return found
 
 
-def _read(path: str) -> bytes:
+def read_bytes(path: str) -> bytes:
+    """The content of a local file, a member of an archive or a URL."""
     with xopen(path, "rb") as file:  # local, inside an archive, or a URL, as `datasets` itself opens it
         return bytes(file.read())
 
@@ -105,7 +106,7 @@ def _look(position: int, value: dict[str, Any] | None, digest: bool) -> Picture:
         return faulty("is empty (null)")
     name = Path(value["path"] or "").name
     try:
-        content = value["bytes"] if value["bytes"] is not None else _read(value["path"])
+        content = value["bytes"] if value["bytes"] is not None else read_bytes(value["path"])
     except FileNotFoundError:
         return faulty(MISSING, value["path"])
     except OSError as error:

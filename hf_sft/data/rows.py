@@ -22,7 +22,9 @@ class Rows(torch.utils.data.Dataset):
 
     An index tells the row, the epoch and whether the row counts: `row + len(self) * (2 * epoch + filler)`. A filler has
     weight 0: it fills the last batch where several processes must step together. augment and mixing draw by epoch and
-    row id; with mixing a second row is read for each, and "labels" are shares of the labels.
+    row id; with mixing a second row is read for each, and "labels" are shares of the labels. opened: what is done with
+    the columns first, and with `targets` under that name, where targets move with the inputs; what transform gives then
+    holds what is wanted of the model.
     """
 
     def __init__(
@@ -31,6 +33,7 @@ class Rows(torch.utils.data.Dataset):
         transform: Transform | None,
         targets: NDArray | None,
         *,
+        opened: Transform | None = None,
         augment: Augment | None = None,
         mixing: Mixing | None = None,
         row_ids: NDArray | None = None,
@@ -38,6 +41,7 @@ class Rows(torch.utils.data.Dataset):
         self.rows = rows
         self.transform = transform
         self.targets = targets
+        self.opened = opened
         self.augment = augment
         self.mixing = mixing
         self.row_ids = row_ids
@@ -65,7 +69,7 @@ class Rows(torch.utils.data.Dataset):
         return features
 
     def _plain(self, positions: list[int], epochs: list[int]) -> tuple[Mapping[str, Any], NDArray | None]:
-        targets = None if self.targets is None else self.targets[positions]
+        targets = None if self.targets is None or self.opened is not None else self.targets[positions]
         return self._read(positions, self._draws(positions, epochs)), targets
 
     def _mixed(self, positions: list[int], epochs: list[int]) -> tuple[Mapping[str, Any], NDArray]:
@@ -84,6 +88,9 @@ class Rows(torch.utils.data.Dataset):
     def _read(self, positions: list[int], draws: list[Draw]) -> Mapping[str, Any]:
         try:
             batch: Mapping[str, Any] = self.rows[positions]
+            if self.opened is not None:
+                beside = {} if self.targets is None else {"targets": self.targets[positions]}
+                batch = self.opened({**batch, **beside})
             batch = batch if self.augment is None else self.augment.raw(batch, draws)
             batch = batch if self.transform is None else self.transform(batch)
             return batch if self.augment is None else self.augment.inputs(batch, draws)

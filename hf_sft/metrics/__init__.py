@@ -15,6 +15,8 @@ from hf_sft.metrics.classification import (
     precision,
     recall,
 )
+from hf_sft.metrics.detection import average_precision as box_precision
+from hf_sft.metrics.detection import average_recall
 from hf_sft.metrics.entities import (
     entity_f1,
     entity_precision,
@@ -24,12 +26,15 @@ from hf_sft.metrics.entities import (
 )
 from hf_sft.metrics.metric import Metric
 from hf_sft.metrics.regression import mae, mse, pearson, r2, spearman
+from hf_sft.metrics.segmentation import mean_dice, mean_iou, pixel_accuracy
 from hf_sft.recipe import ProblemName
 
 SINGLE: tuple[ProblemName, ...] = ("single_label",)
 BOTH: tuple[ProblemName, ...] = ("single_label", "multi_label")
 NUMBER: tuple[ProblemName, ...] = ("regression",)
 TAGS: tuple[ProblemName, ...] = ("tags",)
+PIXELS: tuple[ProblemName, ...] = ("pixels",)
+BOXES: tuple[ProblemName, ...] = ("boxes",)
 
 METRICS: dict[str, Metric] = {
     "accuracy": Metric(name="accuracy", compute=accuracy, problems=BOTH),
@@ -86,6 +91,16 @@ METRICS: dict[str, Metric] = {
     "invalid_sequences": Metric(
         name="invalid_sequences", compute=invalid_sequences, problems=TAGS, greater_is_better=False
     ),
+    "mean_iou": Metric(name="mean_iou", compute=mean_iou, problems=PIXELS),
+    "mean_dice": Metric(name="mean_dice", compute=mean_dice, problems=PIXELS),
+    "pixel_accuracy": Metric(name="pixel_accuracy", compute=pixel_accuracy, problems=PIXELS),
+    "map": Metric(name="map", compute=box_precision, problems=BOXES),
+    "map_50": Metric(name="map_50", compute=partial(box_precision, threshold=0.5), problems=BOXES),
+    "map_75": Metric(name="map_75", compute=partial(box_precision, threshold=0.75), problems=BOXES),
+    "map_small": Metric(name="map_small", compute=partial(box_precision, size="small"), problems=BOXES),
+    "map_medium": Metric(name="map_medium", compute=partial(box_precision, size="medium"), problems=BOXES),
+    "map_large": Metric(name="map_large", compute=partial(box_precision, size="large"), problems=BOXES),
+    "mar_100": Metric(name="mar_100", compute=average_recall, problems=BOXES),
 }
 
 DEFAULTS: dict[ProblemName, tuple[str, ...]] = {
@@ -100,4 +115,6 @@ DEFAULTS: dict[ProblemName, tuple[str, ...]] = {
         "token_accuracy",
         "invalid_sequences",
     ),
+    "pixels": ("mean_iou", "mean_dice", "pixel_accuracy"),
+    "boxes": ("map", "map_50", "map_75", "mar_100"),
 }

@@ -32,7 +32,7 @@ def bootstrap_intervals(
     least 100, where the outcome holds more than two million scores, and at most 200 for a metric not in METRICS.
     """
     metrics, num_rows = list(metrics), len(outcome.references)
-    resamples = min(resamples, max(FEWEST_RESAMPLES, MOST_CELLS // max(outcome.scores.size, 1)))
+    resamples = min(resamples, max(FEWEST_RESAMPLES, MOST_CELLS // max(outcome.cells, 1)))
     generator = np.random.default_rng(seed)
     values: dict[str, list[float]] = {metric.name: [] for metric in metrics}
     for index in range(resamples if num_rows else 0):

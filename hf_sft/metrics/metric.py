@@ -28,6 +28,11 @@ class Outcome:
     scores: NDArray
     num_labels: int
 
+    @property
+    def cells(self) -> int:
+        """How much a resample of the bootstrap takes."""
+        return int(self.scores.size)
+
     def take(self, rows: NDArray) -> Outcome:
         """The outcome of some rows (indices; repeated rows count as often as they stand)."""
         return replace(

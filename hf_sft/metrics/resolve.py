@@ -21,8 +21,10 @@ import numpy as np
 from hf_sft.errors import Finding, RecipeError, nearest
 from hf_sft.hub_access import hub_is_reachable
 from hf_sft.metrics import DEFAULTS, METRICS
+from hf_sft.metrics.detection import box_outcome
 from hf_sft.metrics.entities import tag_outcome
 from hf_sft.metrics.metric import Metric, Outcome
+from hf_sft.metrics.segmentation import pixel_outcome
 from hf_sft.recipe import ProblemName
 
 EVALUATE, FUNCTION = "evaluate:", "function:"
@@ -87,6 +89,10 @@ def make_up_outcome(problem: ProblemName, num_labels: int) -> Outcome:
     labels = np.arange(num_labels)
     if problem == "tags":
         return _make_up_tags(num_labels)
+    if problem == "pixels":
+        return _make_up_pixels(num_labels)
+    if problem == "boxes":
+        return _make_up_boxes(num_labels)
     references = rows % num_labels
     predictions = np.where(rows // num_labels == 1, (references + 1) % num_labels, references)
     predicted = predictions[:, None] == labels
@@ -108,6 +114,25 @@ def _make_up_tags(num_labels: int) -> Outcome:
     for row, tags in enumerate(predictions):
         scores[row] = (1.0 + np.eye(len(names))[tags]) / (len(names) + 1)
     return tag_outcome(references, predictions, scores, names)
+
+
+def _make_up_pixels(num_labels: int) -> Outcome:
+    """Images that hold every class, with some pixels right and some of the next class."""
+    true = np.full((8, num_labels), 100)
+    right = np.broadcast_to(np.arange(20, 100, 10)[:, None], true.shape)
+    predicted = right + np.roll(true - right, 1, axis=1)
+    return pixel_outcome(np.stack([right, predicted, true], axis=-1), np.full((8, num_labels), 1 / num_labels))
+
+
+def _make_up_boxes(num_labels: int) -> Outcome:
+    """Rows with a box of each label, of which every fourth has been given to another place."""
+    sides = np.tile([10.0, 10.0, 30.0, 30.0], (num_labels, 1))
+    references, predictions, scores = (np.empty(8, dtype=object) for _ in range(3))
+    for row in range(8):
+        references[row] = np.column_stack([sides + row, np.arange(num_labels)])
+        predictions[row] = references[row] + (np.array([25.0, 0, 25.0, 0, 0]) if row % 4 == 1 else 0.0)
+        scores[row] = (1.0 + np.arange(num_labels)) / (num_labels + 1)
+    return box_outcome(references, predictions, scores, num_labels)
 
 
 def _look_up(name: str, problem: ProblemName) -> Metric:

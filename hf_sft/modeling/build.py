@@ -18,7 +18,7 @@ from torch import nn
 from hf_sft.data.labels import Labels
 from hf_sft.errors import Finding, ModelError, nearest
 from hf_sft.hub_access import require_hub, what_to_do
-from hf_sft.modeling import timm_models
+from hf_sft.modeling import backbones, timm_models
 from hf_sft.modeling.anatomy import head_parameters, may_be_new, output_layers
 from hf_sft.modeling.source import ModelSource, find_model
 from hf_sft.recipe import Recipe
@@ -32,6 +32,9 @@ DECIDED_BY_DATA = {
     "problem_type": "set dataset.problem",
     "hf_sft_thresholds": "thresholds are chosen on the validation split",
 }
+
+
+CLASSIFYING = ("Classification", "Segmentation", "ObjectDetection")  # in names of classes whose outputs are labels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,12 +56,14 @@ class Opened:
     """A model before its weights are read: where it lies, its configuration and processor as the recipe wants them.
 
     known: the label names it was trained with; None where it has no classifier.
+    classifier: the configuration of the classifier whose backbone it gets, where the task wants one.
     """
 
     source: ModelSource
     config: Any
     processor: Any
     known: list[str] | None
+    classifier: Any = None
 
 
 def open_model(recipe: Recipe, task: Task, *, trust_remote_code: bool = False) -> Opened:
@@ -71,8 +76,11 @@ def open_model(recipe: Recipe, task: Task, *, trust_remote_code: bool = False) -
         config = _load_config(source, recipe, task, trust_remote_code)
         known = _label_names(config) if not source.random else None
     processor = _load_processor(source, recipe, task, config, trust_remote_code)
+    classifier = None
+    if type(config) not in _auto(task)._model_mapping and task.on_backbone:
+        known, classifier, config = None, config, backbones.make_config(task.on_backbone, config)
     _override(config, recipe.model.config)
-    return Opened(source=source, config=config, processor=processor, known=known)
+    return Opened(source=source, config=config, processor=processor, known=known, classifier=classifier)
 
 
 def build_model(
@@ -89,10 +97,15 @@ def build_model(
     if kept is not None:
         labels = labels.reordered(kept)
     _set_labels(config, labels, task)
+    if task.fit_config is not None:
+        task.fit_config(config, labels, recipe)
     with quiet():
         if source.random:
             model = _auto(task).from_config(config, dtype=torch.float32, trust_remote_code=trust_remote_code)
             new, report = frozenset(n for n, _ in model.named_parameters()), "random weights: nothing is loaded"
+        elif opened.classifier is not None:
+            model = _auto(task).from_config(config, dtype=torch.float32)
+            new, report = backbones.load(source, opened.classifier, model, recipe.model.revision)
         elif source.architecture is not None:
             model, new, report = timm_models.load(source, config)
         else:
@@ -140,7 +153,8 @@ def read_config(name: str, *, revision: str | None = None, trust_remote_code: bo
 
 def _load_config(source: ModelSource, recipe: Recipe, task: Task, trust_remote_code: bool) -> Any:
     config = read_config(source.name, revision=recipe.model.revision, trust_remote_code=trust_remote_code)
-    if type(config) not in _auto(task)._model_mapping and not (trust_remote_code and hasattr(config, "auto_map")):
+    known = type(config) in _auto(task)._model_mapping or (task.on_backbone and backbones.has_backbone(config))
+    if not known and not (trust_remote_code and hasattr(config, "auto_map")):
         expected, found = f"an architecture that can do {task.name}", f"{config.model_type} ({source.name})"
         raise ModelError(Finding(place="model.name", expected=expected, found=found, fix="is the task the right one?"))
     return config
@@ -157,7 +171,7 @@ def _load_processor(source: ModelSource, recipe: Recipe, task: Task, config: Any
 
 def _label_names(config: Any) -> list[str] | None:
     """The label names a checkpoint was trained with; None when it has no classifier or only placeholder names."""
-    classifier = any("Classification" in name for name in config.architectures or []) or (
+    classifier = any(kind in name for name in config.architectures or [] for kind in CLASSIFYING) or (
         config.model_type == "timm_wrapper"
     )
     names = [name for _, name in sorted((int(index), str(name)) for index, name in config.id2label.items())]
@@ -233,7 +247,9 @@ def _load(
         for layer in layers.values():
             initialise(model, layer)
     loaded = len(model.state_dict()) - len(new)
-    return model, frozenset(new), _report(layers, before, new, inside, loaded, config.num_labels)
+    new &= {name for name, _ in model.named_parameters()}  # a new head's BatchNorm statistics are nothing that learns
+    outputs = max((len(layer.weight) for layer in layers.values()), default=config.num_labels)  # type: ignore[arg-type]
+    return model, frozenset(new), _report(layers, before, new, inside, loaded, outputs)
 
 
 def explain_weights(name: str, found: str) -> tuple[str, str]:

@@ -60,13 +60,13 @@ def _as_timm(asked: Processor) -> dict[str, Any]:
     return settings
 
 
-def _keep_config(model: Any, processor: Any) -> None:
+def keep_config(model: Any, processor: Any) -> None:
     """Nothing: an image processor adds nothing to a model's config."""
 
 
-def _prepare(split: Split, recipe: Recipe) -> Split:
-    """Rows whose image column decodes: paths (relative to the data's folder) and encoded bytes become images."""
-    (column,) = columns_of(recipe.dataset, "image")
+def prepare_images(split: Split, recipe: Recipe, role: str = "image") -> Split:
+    """Rows whose column of that role decodes: paths (relative to the data's folder) and encoded bytes become images."""
+    (column,) = columns_of(recipe.dataset, role)
     feature, rows = split.rows.features[column], split.rows
     if isinstance(feature, Value) and feature.dtype in ("string", "large_string"):
         path = Path(recipe.locate(recipe.dataset.path))
@@ -75,7 +75,7 @@ def _prepare(split: Split, recipe: Recipe) -> Split:
     elif not _holds_images(feature):
         found = f"column {column!r} of type {getattr(feature, 'dtype', None) or type(feature).__name__}"
         fix = "name the column that holds images or their paths"
-        raise DataError(Finding(place="dataset.columns.image", expected="images", found=found, fix=fix))
+        raise DataError(Finding(place=f"dataset.columns.{role}", expected="images", found=found, fix=fix))
     elif isinstance(feature, Image) and feature.decode:
         return split
     return replace(split, rows=rows.cast_column(column, Image()))
@@ -88,7 +88,7 @@ def _holds_images(feature: Any) -> bool:
     return isinstance(feature, Image) or (isinstance(feature, dict) and set(feature) == {"bytes", "path"})
 
 
-def _find_faults(split: Split, recipe: Recipe) -> list[Fault]:
+def find_image_faults(split: Split, recipe: Recipe) -> list[Fault]:
     """Images that are missing, do not decode or are tiny; of many rows some thousands are looked at, unless bad ones
 
     are to be skipped.
@@ -121,7 +121,7 @@ def _collate(features: Sequence[Batch]) -> dict[str, Any]:
     return {"pixel_values": torch.stack([feature["pixel_values"] for feature in features])} | collate_targets(features)
 
 
-def _pixels(processor: Any) -> int:
+def pixels_of(processor: Any) -> int:
     """The shorter side of the model's input."""
     if hasattr(processor, "data_config"):  # timm's
         return int(min(processor.data_config["input_size"][1:]))
@@ -137,9 +137,9 @@ IMAGE_CLASSIFICATION = Task(
     problems=PROBLEMS,
     auto_model="AutoModelForImageClassification",
     load_processor=_load_image_processor,
-    fit_model=_keep_config,
-    prepare=_prepare,
-    find_faults=_find_faults,
+    fit_model=keep_config,
+    prepare=prepare_images,
+    find_faults=find_image_faults,
     inspect=inspect_images,
     full_lengths=None,
     longest_input=None,
@@ -149,6 +149,6 @@ IMAGE_CLASSIFICATION = Task(
     length=None,
     write=write_rows,
     opened=load_image,
-    pixels=_pixels,
+    pixels=pixels_of,
     channels_last=True,
 )

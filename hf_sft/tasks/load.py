@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from hf_sft.data.augment import configure_augment
 from hf_sft.data.bad_rows import BadRow, Fault, name_rows, refuse
 from hf_sft.data.columns import check_columns, columns_of
-from hf_sft.data.labels import LabelColumn, Labels, targets_as_names
+from hf_sft.data.labels import LabelColumn, Labels
 from hf_sft.data.load import load_source
 from hf_sft.data.mixing import Mixing
 from hf_sft.data.rows import Rows, row_lengths
@@ -93,22 +93,22 @@ def load_data(recipe: Recipe, task: Task, data: Mapping[str, Any] | None = None)
     for role, split in raw.items():
         needed = _needed(task, role, recipe)
         check_columns(split.rows.column_names, needed, recipe, f"the {role} split ({split.source})")
-        column = task.read_labels(split.rows, recipe.dataset)
+        split, column = read_labels(split, recipe, task)
         if column is None or column.unlabelled:
             if role == "train":
                 fix = "name the column that holds the labels, or another split"
-                raise DataError(
-                    Finding(place="dataset.columns.label", expected="labels in train", found="none", fix=fix)
-                )
+                place = f"dataset.columns.{task.target}"
+                raise DataError(Finding(place=place, expected="labels in train", found="none", fix=fix))
             what = "not used" if role == "validation" else "predicted, not evaluated"
             notes.append(f"{role}: no labels ({split.source}); {what}")
         else:
             columns[role] = column
         splits[role] = split
-    bad = drop_unlabelled_rows(splits, columns, recipe)
+    bad = drop_unlabelled_rows(splits, columns, recipe, task)
     labels, label_notes = task.decide_labels(columns, recipe)
     labelled = {
-        role: _with_labels(role, split, columns.get(role), labels, recipe, notes) for role, split in splits.items()
+        role: _with_labels(role, split, columns.get(role), labels, recipe, task, notes)
+        for role, split in splits.items()
     }
     if "validation" in labelled and labelled["validation"].entries is None:
         labelled.pop("validation")
@@ -120,8 +120,14 @@ def load_data(recipe: Recipe, task: Task, data: Mapping[str, Any] | None = None)
             labelled[role] = part.take(positions, f"{part.split.source}, {len(positions):,} sampled")
     ready, unreadable = ready_splits(labelled, recipe, task)
     bad += unreadable
-    notes += [*_count(bad), *_check_train(ready["train"], labels, label_notes)]
+    notes += [*_count(bad), *_check_train(ready["train"], labels, label_notes, task)]
     return TaskData(splits=ready, labels=labels, origin=origin, notes=(*label_notes, *notes), bad_rows=tuple(bad))
+
+
+def read_labels(split: Split, recipe: Recipe, task: Task) -> tuple[Split, LabelColumn | None]:
+    """What the label column says, None where there is none; the split, ready to be read where its targets travel."""
+    ready = task.prepare(split, recipe) if task.travels else split
+    return ready, task.read_labels(ready.rows, recipe.dataset)
 
 
 def _check_task(recipe: Recipe, task: Task) -> None:
@@ -135,7 +141,7 @@ def _check_task(recipe: Recipe, task: Task) -> None:
         raise RecipeError(Finding(place="dataset.streaming", expected=expected, found="true", fix=fix))
 
 
-def _check_train(train: LabelledSplit, labels: Labels, said: Sequence[str]) -> list[str]:
+def _check_train(train: LabelledSplit, labels: Labels, said: Sequence[str], task: Task) -> list[str]:
     """A warning for labels that the cut, a sample or bad rows left without a row in train.
 
     Raises DataError where one class is left.
@@ -147,7 +153,8 @@ def _check_train(train: LabelledSplit, labels: Labels, said: Sequence[str]) -> l
     if labels.problem == "single_label" and len(counts) < 2:
         expected, fix = "at least two classes in train", "train on more rows: dataset.max_samples, validation_fraction"
         found = f"{next(iter(counts), 'none')!r} alone in {len(train.split):,} rows"
-        raise DataError(Finding(place="dataset.columns.label", expected=expected, found=found, fix=fix))
+        place = f"dataset.columns.{task.target}"
+        raise DataError(Finding(place=place, expected=expected, found=found, fix=fix))
     absent = [name for name in labels.names if not counts[name]]
     if not absent or any(note.startswith("warning: labels without a row") for note in said):
         return []
@@ -155,9 +162,11 @@ def _check_train(train: LabelledSplit, labels: Labels, said: Sequence[str]) -> l
     return [f"warning: labels without a row in train (cut, sampled or skipped), which cannot be learned: {some}"]
 
 
-def drop_unlabelled_rows(splits: dict[str, Split], columns: dict[str, LabelColumn], recipe: Recipe) -> list[BadRow]:
+def drop_unlabelled_rows(
+    splits: dict[str, Split], columns: dict[str, LabelColumn], recipe: Recipe, task: Task
+) -> list[BadRow]:
     """Take rows without a label out of both; raises DataError naming them unless they are to be skipped."""
-    (name,) = columns_of(recipe.dataset, "label")
+    (name,) = columns_of(recipe.dataset, task.target)
     bad: list[BadRow] = []
     for role, column in columns.items():
         missing = [position for position, value in enumerate(column.values) if column.is_missing(value)]
@@ -165,7 +174,7 @@ def drop_unlabelled_rows(splits: dict[str, Split], columns: dict[str, LabelColum
             continue
         kind = "is empty (null, or -1 of a ClassLabel)" if column.class_names else "is empty (null)"
         said = {fault.position: fault for fault in column.faults}
-        empty = [Fault(position=position, role="label", column=name, kind=kind) for position in missing]
+        empty = [Fault(position=position, role=task.target, column=name, kind=kind) for position in missing]
         faults = [said.get(fault.position, fault) for fault in empty]
         bad += name_rows(role, splits[role].source, splits[role].row_ids, faults)
         kept = np.setdiff1d(np.arange(len(column.values)), missing)
@@ -208,7 +217,7 @@ def _count(bad: Sequence[BadRow]) -> list[str]:
 def _needed(task: Task, role: str, recipe: Recipe) -> dict[str, bool]:
     """Columns of a split, required or not; a test split may lack its labels, whatever the recipe calls them."""
     roles = task.roles(recipe.dataset.columns)
-    return {name: required for name, required in roles.items() if name != "label" or role != "test"}
+    return {name: required for name, required in roles.items() if name != task.target or role != "test"}
 
 
 def _load_stream(recipe: Recipe, task: Task) -> TaskData:
@@ -220,9 +229,9 @@ def _load_stream(recipe: Recipe, task: Task) -> TaskData:
         column = task.read_labels(rows, recipe.dataset)
         if column is not None and not column.unlabelled:
             columns[role] = column
-    bad = drop_unlabelled_rows(splits, columns, recipe)
+    bad = drop_unlabelled_rows(splits, columns, recipe, task)
     labelled = {
-        role: _with_labels(role, split, columns.get(role), stream.labels, recipe, notes)
+        role: _with_labels(role, split, columns.get(role), stream.labels, recipe, task, notes)
         for role, split in splits.items()
     }
     ready, unreadable = ready_splits(labelled, recipe, task)
@@ -238,11 +247,17 @@ def _load_stream(recipe: Recipe, task: Task) -> TaskData:
 
 
 def _with_labels(
-    role: str, split: Split, column: LabelColumn | None, labels: Labels, recipe: Recipe, notes: list[str]
+    role: str,
+    split: Split,
+    column: LabelColumn | None,
+    labels: Labels,
+    recipe: Recipe,
+    task: Task,
+    notes: list[str],
 ) -> LabelledSplit:
     if column is None:
         return LabelledSplit(split=split, entries=None)
-    names = targets_as_names(column, labels.problem, recipe.dataset)
+    names = task.name_targets(column, labels.problem, recipe.dataset)
     entries = np.empty(len(names), dtype=object)
     entries[:] = names
     kept = np.flatnonzero([entry is not None for entry in names])
@@ -281,14 +296,16 @@ def make_inputs(
     split, augment, mixing = part.split, None, None
     targets = None if part.entries is None else task.problems[labels.problem].encode(list(part.entries), labels)
     transform = task.transform(processor, recipe)
-    roles = [role for role in task.roles(recipe.dataset.columns) if role != "label"]
+    roles = [role for role in task.roles(recipe.dataset.columns) if role != task.target or task.travels]
     inputs = [column for role in roles for column in _present(split.rows, recipe, role)]
     source, row_ids = split.rows.select_columns(inputs), split.row_ids
     if augmented:
         entries, pixels = recipe.augmentations, task.pixels(processor)
-        augment = configure_augment(entries, inputs, seed=recipe.seed, pixels=pixels, opened=task.opened)
+        columns = None if task.travels else inputs
+        augment = configure_augment(entries, columns, seed=recipe.seed, pixels=pixels, opened=task.opened)
         mixing = _configure_mixing(recipe, labels)
-    raw = Rows(source, transform, targets, augment=augment, mixing=mixing, row_ids=row_ids)
+    opened = task.open_rows(recipe, labels, augmented) if task.open_rows else None
+    raw = Rows(source, transform, targets, opened=opened, augment=augment, mixing=mixing, row_ids=row_ids)
     if task.ahead:
         with PartialState().main_process_first():
             mapped = split.rows.map(transform, batched=True, remove_columns=split.rows.column_names)
@@ -319,7 +336,7 @@ def take_inputs(inputs: Inputs, positions: NDArray) -> Inputs:
     targets = None if inputs.targets is None else inputs.targets[positions]
     ids, own = inputs.row_ids[positions], inputs.rows
     chosen = own.rows.select(positions)
-    rows = Rows(chosen, own.transform, targets, augment=own.augment, mixing=own.mixing, row_ids=ids)
+    rows = Rows(chosen, own.transform, targets, opened=own.opened, augment=own.augment, mixing=own.mixing, row_ids=ids)
     source = None if inputs.source is None else inputs.source.select(positions)
     return Inputs(rows=rows, lengths=inputs.lengths[positions], targets=targets, row_ids=ids, source=source)
 

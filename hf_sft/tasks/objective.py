@@ -15,6 +15,10 @@ from hf_sft.tasks.load import TaskData
 from hf_sft.tasks.task import Penalty, Task
 
 SHOWN = 8  # labels whose weights are told
+WITHOUT = {  # problems whose losses have nothing to smooth or to weigh -> what is needed, and why they lack it
+    "regression": ("a problem with labels", "a number has no classes"),
+    "boxes": ("a problem with one loss per label", "the loss of boxes weighs easy queries down by itself"),
+}
 
 
 def check_objective(recipe: Recipe, task: Task, found: TaskData) -> Penalty:
@@ -43,6 +47,7 @@ def find_penalty(recipe: Recipe, task: Task, labels: Labels, targets: NDArray | 
         label_smoothing=asked.label_smoothing,
         class_weights=None if weights is None else torch.tensor(weights, dtype=torch.float32),
         focal_gamma=asked.focal_gamma or 0.0,
+        dice_weight=asked.dice_weight or 0.0,
     )
 
 
@@ -59,12 +64,12 @@ def describe_penalty(penalty: Penalty, labels: Labels) -> list[str]:
 def _problem_findings(recipe: Recipe, labels: Labels) -> list[Finding]:
     asked, problem = recipe.objective, labels.problem
     found = []
+    expected, why = WITHOUT.get(problem, ("", ""))
+    fix = f"leave it out: {why}"
     for key in ("class_weights", "focal_gamma", "mixup", "cutmix"):
-        if problem == "regression" and getattr(asked, key) is not None:
-            expected, fix = "a problem with labels", "leave it out: a number has no classes"
+        if expected and getattr(asked, key) is not None:
             found.append(Finding(place=f"objective.{key}", expected=expected, found=f"problem {problem}", fix=fix))
-    if problem == "regression" and asked.label_smoothing:
-        expected, fix = "a problem with labels", "leave it out: a number has no classes"
+    if expected and asked.label_smoothing:
         seen = f"problem {problem}"
         found.append(Finding(place="objective.label_smoothing", expected=expected, found=seen, fix=fix))
     if problem != "single_label" and recipe.dataset.sampling == "balanced":

@@ -33,12 +33,13 @@ class StreamRows(torch.utils.data.IterableDataset):
         self.rows = rows.shuffle(seed=recipe.seed, buffer_size=SHUFFLE_BUFFER)
         self.settings = recipe.dataset
         self.transform = task.transform(processor, recipe)
-        columns = [name for role in task.columns if role != "label" for name in columns_of(recipe.dataset, role)]
+        columns = [name for role in task.columns if role != task.target for name in columns_of(recipe.dataset, role)]
         self.columns = known = [name for name in columns if name in (rows.column_names or columns)]
         pixels = task.pixels(processor)
         self.augment = configure_augment(
             recipe.augmentations, known, seed=recipe.seed, pixels=pixels, opened=task.opened
         )
+        self.target = task.target
         self.labels = labels
         self.problem: Problem = task.problems[labels.problem]
 
@@ -59,7 +60,7 @@ class StreamRows(torch.utils.data.IterableDataset):
         return {row for name in self.columns for row, value in enumerate(batch[name]) if value is None}
 
     def _features(self, batch: dict[str, Any], draws: list[Draw]) -> list[dict[str, Any]]:
-        (column,) = columns_of(self.settings, "label")
+        (column,) = columns_of(self.settings, self.target)
         values = LabelColumn(values=batch[column], class_names=_class_names(self.rows, column))
         names = targets_as_names(values, self.labels.problem, self.settings)
         null = self._null_inputs(batch)
@@ -69,7 +70,7 @@ class StreamRows(torch.utils.data.IterableDataset):
             fix = "mend those rows, or set dataset.on_bad_row: skip"
             what = "label" if missing else "input"
             found = f"none in {len(missing or null)} of {len(names)} rows read together"
-            place = "dataset.columns.label" if missing else "dataset.columns"
+            place = f"dataset.columns.{self.target}" if missing else "dataset.columns"
             raise DataError(Finding(place=place, expected=f"a {what} in every row", found=found, fix=fix))
         known = set(self.labels.names)
         for position in kept:
@@ -117,7 +118,7 @@ def open_stream(recipe: Recipe, task: Task) -> Stream:
     if first is None:
         raise DataError(Finding(place="dataset.splits.train", expected="rows", found="none"))
     check_columns(list(first), task.columns, recipe, f"the train split ({named['train']})")
-    (column,) = columns_of(recipe.dataset, "label")
+    (column,) = columns_of(recipe.dataset, task.target)
     names = _class_names(train, column) or tuple(recipe.dataset.labels or ())
     if not names and recipe.dataset.problem != "regression":
         fix = "set dataset.labels: [name, ...]"

@@ -40,8 +40,8 @@ def _encode(values: Sequence[Sequence[str]], labels: Labels) -> NDArray:
     return as_rows([np.array([index_of[tag] for tag in row], dtype=np.int64) for row in values])
 
 
-def as_rows(entries: Sequence[NDArray]) -> NDArray:
-    """object [N]: arrays that may differ in size."""
+def as_rows(entries: Sequence[Any]) -> NDArray:
+    """object [N]: arrays that may differ in size, or what else a row has."""
     rows = np.empty(len(entries), dtype=object)
     for position, entry in enumerate(entries):
         rows[position] = entry

@@ -12,16 +12,17 @@ import torch
 from numpy.typing import NDArray
 
 from hf_sft.data.bad_rows import Fault
-from hf_sft.data.labels import LabelColumn, Labels
+from hf_sft.data.labels import LabelColumn, Labels, targets_as_names
 from hf_sft.data.quality import Inspection
 from hf_sft.errors import Finding, RecipeError
 from hf_sft.metrics.metric import Outcome
-from hf_sft.recipe import ProblemName, Recipe
+from hf_sft.recipe import DataSet, ProblemName, Recipe
 
 Batch = Mapping[str, Any]
 Rows = dict[str, NDArray]  # column -> one entry per row; object arrays where entries differ in size
 # What a batch holds beside the model's inputs. counts: items of each row; places: where each is read in the outputs.
-BESIDE_INPUTS = ("labels", "weight", "counts", "places")
+# truth: targets that travel, in the image's own size, a list; sizes: those sizes, int64 [B, 2], height and width.
+BESIDE_INPUTS = ("labels", "weight", "counts", "places", "truth", "sizes")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,11 +30,13 @@ class Penalty:
     """What training changes of a loss; losses that evaluate never have it.
 
     class_weights: float32 [L] by label id; None weighs all alike. focal_gamma: 0 is the plain loss.
+    dice_weight: what of a Dice loss is added to that of pixels.
     """
 
     label_smoothing: float = 0.0
     class_weights: torch.Tensor | None = None
     focal_gamma: float = 0.0
+    dice_weight: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +63,11 @@ class Problem:
     calibrate: (scores, targets, labels) -> labels with what is chosen on validation; None where nothing is.
     balance: (training targets, number of labels) -> the weight of each label that makes up for how rare it is; None
         where there are no labels.
+    reads: the outputs of the model that decode reads.
+    answer: as decode, with the whole answers as well (masks, boxes): "answers", object [N]; None where decode gives all
+        that there is. Of decode's rows those of a whole split are held at once, of answer's a batch or a few.
+    keep_above: (rows, threshold) -> rows with the parts of their answers whose score is above it; None where an answer
+        is no list of parts.
     """
 
     problem_type: str | None
@@ -76,6 +84,9 @@ class Problem:
     inspect_labels: Callable[[str, Sequence[Any], NDArray, Labels], tuple[dict[str, Any], list[Finding]]] | None = None
     calibrate: Callable[[NDArray, NDArray, Labels], Labels] | None = None
     balance: Callable[[NDArray, int], NDArray] | None = None
+    reads: tuple[str, ...] = ("logits",)
+    answer: Callable[[Any, Batch, Labels], Rows] | None = None
+    keep_above: Callable[[Rows, float], Rows] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,10 +95,15 @@ class Task:
 
     name: the Hub's pipeline tag.
     columns: role -> required or not. instead: role -> the required role that it may stand in for.
+    target: the role that holds what is to be predicted.
     read_labels: (rows, dataset settings) -> what the label column says; None where the rows have none.
+    name_targets: (label column, problem, dataset settings) -> an entry per row: a name or a number, or what gives names
+        when it is iterated over; None where there is no label or it is dropped.
     decide_labels: (split -> label column, recipe) -> the labels of all splits, and decisions in words.
     auto_model: name of the Auto class in transformers.
     load_processor: (source folder or id, recipe, model config, remote code allowed) -> tokenizer or image processor.
+    on_backbone: the model type that a pretrained image classifier becomes the backbone of; empty: of none.
+    fit_config: (model's config, labels, recipe) -> None: what it must know of them before the model is made.
     fit_model: (model, processor) -> None: what the model's config must know of the processor.
     prepare: (rows, recipe) -> rows whose columns can be read (types checked, paths cast to images).
         Raises DataError for columns of the wrong type.
@@ -104,10 +120,19 @@ class Task:
     collate: (processor, recipe) -> data collator over rows of model inputs with "labels" and "weight".
     length: name of the column whose lists are as long as the row costs; None where all rows cost the same.
     write: (rows, labels, recipe, source columns of the rows, read by positions) -> columns of a predictions file.
+    write_files: (rows with "answers", labels, model's config, recipe, source columns, folder or None, names of rows)
+        -> what predict adds beside `write`'s columns, files written into the folder; None where there are none.
+        file_columns: those columns -> their types.
+    open_rows: (recipe, labels, training) -> picklable function: batch of source columns -> batch in which images and
+        their targets are what augmentations change together (tv_tensors), and what transform then takes; None where a
+        target is no part of the input. See `travels`.
+    seen: (feature, processor) -> (RGB image, truth) as the model sees them, for `draw`; where targets travel.
+    draw: (RGB image, truth or None, answer or None, labels, model's config) -> a picture of them side by side.
     opened: raw input -> what augmentations change: a text, an RGB image.
     pixels: processor -> side of the model's input in pixels; 0 where there are none.
     channels_last: whether convolutional models run in that memory format.
     training_defaults: TrainingArguments the task sets where a recipe is silent.
+    packages: that an extra installs, and without which it cannot be measured.
     """
 
     name: str
@@ -131,11 +156,29 @@ class Task:
     opened: Callable[[Any], Any]
     pixels: Callable[[Any], int]
     instead: Mapping[str, str] = field(default_factory=dict)
+    target: str = "label"
+    name_targets: Callable[[LabelColumn, ProblemName, DataSet], list[Any]] = targets_as_names
+    open_rows: Callable[[Recipe, Labels, bool], Callable[[Batch], dict[str, Any]]] | None = None
+    on_backbone: str = ""
+    fit_config: Callable[[Any, Labels, Recipe], None] | None = None
+    seen: Callable[[Batch, Any], tuple[Any, Any]] | None = None
+    draw: Callable[[Any, Any, Any, Labels, Any], Any] | None = None
+    write_files: Callable[..., dict[str, Any]] | None = None
+    file_columns: Mapping[str, pyarrow.DataType] = field(default_factory=dict)
     cuts: bool = True
     parts: Callable[[Any, NDArray], tuple[Any, NDArray, NDArray]] | None = None
     streams: bool = True
     channels_last: bool = False
     training_defaults: Mapping[str, Any] = field(default_factory=dict)
+    packages: tuple[str, ...] = ()
+
+    @property
+    def travels(self) -> bool:
+        """Whether targets are read with the rows and moved with the image: masks, boxes.
+
+        Of a split's targets `Inputs.targets` then holds only what metrics, weights and baselines need.
+        """
+        return self.open_rows is not None
 
     def roles(self, named: Mapping[str, Any], available: Sequence[str] = ()) -> dict[str, bool]:
         """Role -> required, with each role that another may stand in for decided: as the columns are named, else as

@@ -48,7 +48,7 @@ def describe_computation(job: Job, cut: Cut) -> str:
         "precision": job.environment.precision,
         "device": next(model.parameters()).device.type,
         "task": job.task.name,
-        "columns": [columns_of(recipe.dataset, role) for role in job.task.columns if role != "label"],
+        "columns": [columns_of(recipe.dataset, role) for role in job.task.columns if role != job.task.target],
         "processor": recipe.processor.model_dump(),
         "versions": [FORMAT, version("hf-sft"), *(module.__version__ for module in VERSIONS)],
     }

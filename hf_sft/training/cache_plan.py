@@ -126,6 +126,8 @@ def _refusal(job: Job, probed: Sequence[str]) -> str:
         return "a stream is read once"
     if job.task.parts is not None:
         return "rows that are read in windows are not recorded"
+    if job.task.travels:
+        return "targets that are read with the image are not recorded"
     if recipe.augment and probed:
         return "a linear probe reads rows as they are, not augmented"
     if recipe.augment and recipe.tuning.cache_views is None:

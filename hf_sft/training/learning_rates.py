@@ -4,7 +4,8 @@ Sources. BERT: Devlin et al. 2019, A.3 (2e-5 to 5e-5). RoBERTa: Liu et al. 2019,
 DistilBERT: Sanh et al. 2019 (5e-5). ModernBERT: Warner et al. 2024 (1e-5 to 8e-5). GPT-2: Radford et al. 2018, 4.1
 (6.25e-5). Small encoders (hidden size below 512): Turc et al. 2019 (1e-4 to 3e-4). ViT, DeiT, Swin, ConvNeXt with
 AdamW: Steiner et al. 2022; Liu et al. 2021, 2022 (5e-5 to 1e-4). Convolutional networks with AdamW: Wightman et al.
-2021 (1e-4 to 1e-3). New heads on frozen features: Kumar et al. 2022 (1e-3 to 1e-2). With layer decay the
+2021 (1e-4 to 1e-3). SegFormer: Xie et al. 2021 (6e-5); UperNet on ConvNeXt: Liu et al. 2022 (1e-4). New heads on
+frozen features: Kumar et al. 2022 (1e-3 to 1e-2). With layer decay the
 rate is that of the head, above those of all other layers: Clark et al. 2020 (1e-4 with 0.8 for a base model).
 Adapters: Hu et al. 2021, table 9 (RoBERTa base: 4e-4 to 5e-4); Schulman et al. 2025, "LoRA without regret" (10 times
 the rate of full fine-tuning); never above that of a new head, which trains with them.
@@ -21,8 +22,10 @@ TEXT = {
 }  # fmt: skip
 VISION = {
     "vit": 5e-5, "deit": 5e-5, "beit": 5e-5, "dinov2": 2e-5, "swin": 5e-5, "swinv2": 5e-5,
-    "convnext": 1e-4, "convnextv2": 1e-4,
+    "convnext": 1e-4, "convnextv2": 1e-4, "segformer": 6e-5, "upernet": 1e-4,
     "resnet": 5e-4, "regnet": 5e-4, "efficientnet": 5e-4, "mobilenet_v2": 5e-4, "timm_wrapper": 5e-4,
+    "rt_detr": 1e-4, "rt_detr_v2": 1e-4, "d_fine": 1e-4, "deformable_detr": 1e-4, "conditional_detr": 1e-4,
+    "detr": 1e-4, "table-transformer": 1e-4, "yolos": 5e-5,
 }  # fmt: skip
 TRAINED = {  # strategy -> what trains; the rates are those of full fine-tuning
     "top_layers": "its last layers", "first_layers": "its first layers", "layer_decay": "falling from layer to layer",

@@ -169,7 +169,8 @@ class SftTrainer(Trainer):
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> torch.Tensor:
         items = sum((self.problem.count(batch, self.penalty) for batch in batch_samples), torch.zeros(())).to(device)
-        return self.accelerator.reduce(items) if self.args.world_size > 1 else items
+        items = self.accelerator.reduce(items) if self.args.world_size > 1 else items
+        return torch.where(items > 0, items, torch.ones_like(items))  # of masks all may be cropped away
 
     def compute_loss(
         self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None

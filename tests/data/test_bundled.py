@@ -31,7 +31,7 @@ def words(reviews: DatasetDict) -> list[list[str]]:
 
 
 def test_bundled_names_are_found_with_and_without_the_prefix() -> None:
-    assert set(BUNDLED) == {"reviews", "digits", "entities"}
+    assert set(BUNDLED) == {"reviews", "digits", "entities", "shapes_masks", "shapes_boxes"}
     assert load_bundled("reviews")["test"][:] == load_bundled("bundled:reviews")["test"][:]
     with pytest.raises(RecipeError) as caught:
         load_bundled("bundled:digit")

@@ -1,0 +1,194 @@
+"""Masks: images whose pixels are ids of classes. What they hold, counted once; how ids become those of the model."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from datasets import Dataset, Image
+from numpy.typing import NDArray
+from PIL import Image as pil
+from PIL import ImageOps
+
+from hf_sft.data.augment import IGNORED
+from hf_sft.data.bad_rows import Fault
+from hf_sft.data.columns import columns_of
+from hf_sft.data.labels import LabelColumn, Labels, mapped_names
+from hf_sft.data.pictures import CHUNK, UNREADABLE, read_bytes
+from hf_sft.errors import DataError, Finding
+from hf_sft.recipe import DataSet, ProblemName, Recipe
+
+MODES = ("L", "P", "1", "I", "I;16")  # whose pixels are ids
+USUAL_IGNORED = 255  # what most data sets give pixels without a class
+MOST_IDS = 1 << 16
+
+
+def read_ids(mask: pil.Image) -> NDArray:
+    """int32 [H, W]: the ids; of a palette its places, not its colours. Raises ValueError for pixels that are no ids."""
+    if mask.mode not in MODES:
+        raise ValueError(f"mode {mask.mode}, not one of {', '.join(MODES)}")
+    return np.asarray(mask).astype(np.int32)
+
+
+def read_masks(rows: Dataset, settings: DataSet) -> LabelColumn | None:
+    """Pixels per id of every mask, each a dict; None where the rows have no such column.
+
+    Every mask is read once: nothing else tells which classes there are, how rare they are, and that ids have names.
+    """
+    (column,) = columns_of(settings, "mask")
+    if column not in rows.column_names:
+        return None
+    encoded = rows.select_columns([column]).cast_column(column, Image(decode=False))
+    found: list[dict[int, int] | None] = []
+    faults = []
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        for start in range(0, len(encoded), CHUNK):
+            values = encoded[start : start + CHUNK][column]
+            for counts, kind, detail in pool.map(lambda value: _look(value, settings), values):
+                if kind:
+                    expected = "a mask whose pixels are ids of classes"
+                    fault = Fault(
+                        position=len(found), role="mask", column=column, kind=kind, detail=detail, expected=expected
+                    )
+                    faults.append(fault)
+                found.append(counts)
+    return LabelColumn(values=found, faults=tuple(faults))
+
+
+def _look(value: Mapping[str, Any] | None, settings: DataSet) -> tuple[dict[int, int] | None, str, str]:
+    """(pixels per id, what is wrong with the mask, details); no mask at all is none, and nothing wrong with it."""
+    if value is None or (value["bytes"] is None and not value["path"]):
+        return None, "", ""
+    name = os.path.basename(value["path"] or "")
+    try:
+        content = value["bytes"] if value["bytes"] is not None else read_bytes(value["path"])
+        with pil.open(io.BytesIO(content)) as image:
+            ids = read_ids(_upright(image))
+    except FileNotFoundError:
+        return None, "names a file that does not exist", str(value["path"])
+    except ValueError as error:
+        if str(error).startswith("mode "):
+            return None, "holds colours, not ids", f"{name}: {error}".removeprefix(": ")
+        return None, "does not decode as an image", name
+    except UNREADABLE:
+        return None, "does not decode as an image", name
+    if ids.min() < 0 or ids.max() >= MOST_IDS:
+        return None, f"holds ids that are not between 0 and {MOST_IDS - 1}", name
+    counts = np.bincount(ids.ravel())
+    counted = {int(number): int(counts[number]) for number in np.flatnonzero(counts)}
+    classes = [number for number in counted if number != settings.ignore_label]
+    if not classes:
+        return None, "holds no pixel that counts", f"{name}: all are dataset.ignore_label".removeprefix(": ")
+    if settings.labels and (wrong := [number for number in classes if number >= len(settings.labels)]):
+        held = f"{name} holds {', '.join(map(str, wrong[:5]))}".strip()
+        advice = f"; dataset.ignore_label: {wrong[-1]} leaves it out" if len(wrong) == 1 else ""
+        return (
+            None,
+            "holds ids that have no name",
+            f"{held}; names are known of 0 to {len(settings.labels) - 1}{advice}",
+        )
+    return counted, "", ""
+
+
+def _upright(image: pil.Image) -> pil.Image:
+    """As `datasets` and transformers turn photographs."""
+    return ImageOps.exif_transpose(image) or image
+
+
+def size_of(value: Mapping[str, Any]) -> tuple[int, int] | None:
+    """(width, height) of an encoded image as it is read, from its head alone; None where that cannot be told."""
+    try:
+        content = io.BytesIO(value["bytes"]) if value["bytes"] is not None else io.BytesIO(read_bytes(value["path"]))
+        with pil.open(content) as image:
+            turned = image.getexif().get(0x0112, 1) >= 5
+            return (image.height, image.width) if turned else (image.width, image.height)
+    except (*UNREADABLE, FileNotFoundError):
+        return None
+
+
+def id_names(ids: Sequence[int], settings: DataSet) -> dict[int, str | None]:
+    """Id -> name after dataset.label_map; None where it is dropped or does not count."""
+    names = mapped_names([number for number in ids if number != settings.ignore_label], settings)
+    return {number: names.get(number) for number in ids}
+
+
+def name_pixels(column: LabelColumn, problem: ProblemName, settings: DataSet) -> list[Any]:
+    """Per row the pixels of each class by name; None where there is no mask, or none of its pixels count."""
+    seen = sorted({number for counts in column.values if counts for number in counts})
+    names, entries = id_names(seen, settings), list[Any]()
+    for counts in column.values:
+        pixels: Counter[str] = Counter()
+        for number, many in (counts or {}).items():
+            if (name := names[number]) is not None:
+                pixels[name] += many
+        entries.append(dict(pixels) or None)
+    return entries
+
+
+def decide_classes(columns: Mapping[str, LabelColumn], recipe: Recipe) -> tuple[Labels, list[str]]:
+    """The classes of all splits and what a reader should know. Raises DataError for ids that must be a mistake."""
+    settings = recipe.dataset
+    seen = {split: {number for counts in column.values for number in counts} for split, column in columns.items()}
+    ids = set().union(*seen.values()) - {settings.ignore_label}
+    if not settings.labels and USUAL_IGNORED in ids and USUAL_IGNORED - 1 not in ids:
+        found = f"{USUAL_IGNORED}, which usually marks pixels without a class"
+        fix = f"set dataset.ignore_label: {USUAL_IGNORED}, or name all classes in dataset.labels"
+        expected = "ids of classes, from 0 on"
+        raise DataError(Finding(place="dataset.columns.mask", expected=expected, found=found, fix=fix))
+    _check_map(settings, ids)
+    named = id_names(range(len(settings.labels or ()) or max(ids) + 1), settings)
+    names = list(dict.fromkeys(name for name in named.values() if name is not None))
+    learned = {name for number in seen["train"] if (name := id_names([number], settings)[number]) is not None}
+    if len(learned) < 2:
+        found, fix = ", ".join(sorted(learned)) or "none", "check the mask column, label_map and ignore_label"
+        place, expected = "dataset.columns.mask", "at least two classes in train"
+        raise DataError(Finding(place=place, expected=expected, found=found, fix=fix))
+    _check_colors(settings, names)
+    absent = [name for name in names if name not in learned]
+    some = ", ".join(absent[:8]) + (f" and {len(absent) - 8} more" if len(absent) > 8 else "")
+    notes = [f"warning: labels without a row in train, which cannot be learned: {some}"] if absent else []
+    left = f"; pixels of id {settings.ignore_label} count nowhere" if settings.ignore_label is not None else ""
+    return Labels(problem="pixels", names=tuple(names)), [f"a class for each pixel of {len(names)}{left}", *notes]
+
+
+def _check_map(settings: DataSet, ids: set[int | None]) -> None:
+    """A key of label_map that is neither a name nor an id in the data is a mistake."""
+    known = {*(settings.labels or ()), *map(str, ids)}
+    wrong = [str(key) for key in settings.label_map or {} if str(key) not in known]
+    if wrong:
+        found, expected = ", ".join(wrong[:5]), "ids or names of classes that stand in the masks"
+        fix = f"ids there are: {', '.join(sorted(map(str, ids))[:10])}"
+        raise DataError(Finding(place="dataset.label_map", expected=expected, found=found, fix=fix))
+
+
+def _check_colors(settings: DataSet, names: Sequence[str]) -> None:
+    wrong = [name for name in settings.label_colors if name not in names]
+    if wrong:
+        expected, found = "names of classes: " + ", ".join(names[:10]), ", ".join(wrong[:5])
+        fix = "name classes as dataset.labels does"
+        raise DataError(Finding(place="dataset.label_colors", expected=expected, found=found, fix=fix))
+
+
+def lookup(settings: DataSet, labels: Labels) -> NDArray:
+    """int32 [65536]: id in a mask -> id of the model, IGNORED where it does not count.
+
+    An id that has no label counts nowhere either: splits are refused before that can matter.
+    """
+    table = np.full(MOST_IDS, IGNORED, dtype=np.int32)
+    known, index_of = len(settings.labels) if settings.labels else MOST_IDS, labels.index_of
+    for number, name in id_names(range(min(known, _most(settings, labels))), settings).items():
+        if name in index_of:
+            table[number] = index_of[name]
+    return table
+
+
+def _most(settings: DataSet, labels: Labels) -> int:
+    """One more than the greatest id that can have a label."""
+    named = [int(key) for key in settings.label_map or {} if str(key).isdecimal()]
+    own = [int(name) for name in labels.names if name.isdecimal()]
+    return max([len(settings.labels or ()), len(labels.names), *(number + 1 for number in (*named, *own))])
