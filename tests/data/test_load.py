@@ -309,7 +309,7 @@ def test_a_data_set_that_the_hub_does_not_give_is_a_finding_about_its_id(
         raise error
 
     monkeypatch.setattr("hf_sft.data.load.load_dataset", refuse)
-    monkeypatch.setattr("hf_sft.data.load.require_hub", lambda *arguments: None)
+    monkeypatch.setattr("hf_sft.data.load.require_hub", lambda *arguments, **options: None)
     with pytest.raises(DataError, match="check the id and the connection") as caught:
         load({"path": "someone/something"})
     assert_says_all(caught.value, "dataset.path")
