@@ -13,6 +13,7 @@ from hf_sft.errors import HfSftError
 from hf_sft.job import Job
 from hf_sft.modeling.anatomy import find_blocks
 from hf_sft.modeling.build import Opened
+from hf_sft.modeling.convex import METHODS
 from hf_sft.modeling.folds import choose_rows
 from hf_sft.modeling.old_head import read_old_head
 from hf_sft.recipe import Recipe
@@ -74,7 +75,7 @@ def advise_on(work: Job, opened: Opened, *, probed: bool, trust_remote_code: boo
     if not probed and solves(work.recipe):
         plan = _recorded(work)
     held_out = entropy = None
-    if probed or plan:
+    if (probed and work.labels.problem in METHODS) or plan:
         held_out, features = _probe(work, plan)
         old = read_old_head(work.recipe, work.task, opened, trust_remote_code=trust_remote_code)
         entropy = old.entropy(features) if old and features is not None else None
