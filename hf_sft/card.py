@@ -82,10 +82,11 @@ def _results(record: RunRecord) -> str:
     ]
     baseline, *probe = f"{summary.baseline_name(record)} baseline", *summary.baseline_heads(record)[1:]
     found = table(("split", "metric", "value", "95 % interval", baseline, *probe), rows, right=3 + len(probe))
+    items = {"pixels": "pixels", "tags": "words"}.get(record.labels["problem"], "rows")
     told = " Linear probe: the pretrained model with nothing but its last layer fitted." if probe else ""
     return found and (
         f"## Results\n\n{found}\n\nIntervals: bootstrap over the rows of the split. {baseline.capitalize()}: the same "
-        f"answer for every row.{told} `loss` is the mean over rows, without label smoothing."
+        f"answer for every row.{told} `loss` is the mean over {items}, without label smoothing."
     )
 
 

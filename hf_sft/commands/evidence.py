@@ -76,7 +76,7 @@ def advise_on(work: Job, opened: Opened, *, probed: bool, trust_remote_code: boo
     if not probed and solves(work.recipe):
         plan = _recorded(work)
     held_out = entropy = None
-    if probed or plan:
+    if (probed and work.labels.problem in METHODS) or plan:
         held_out, features = _probe(work, plan)
         old = read_old_head(work.recipe, work.task, opened, trust_remote_code=trust_remote_code)
         entropy = old.entropy(features) if old and features is not None else None

@@ -25,6 +25,7 @@ SAY_NOTHING = ("train", "test", "data", "dataset", "all", "labels", "metadata", 
 FOR_A_TRIAL = {"train": 1000, "validation": 200, "test": 500}  # rows
 HEAD_ONLY = 200  # images below which only a new head learns
 LONG_ON_CPU = {"text-classification": 20_000, "image-classification": 10_000, "token-classification": 20_000}  # rows
+LONG_ON_CPU |= {"image-segmentation": 2_000}
 AMOUNTS = 3  # whole numbers, more than which may be meant as numbers rather than classes
 NAMED_ONE_BY_ONE = 20  # labels, in a hint
 COMMENTS_FROM, WIDTH = 44, 120  # columns
@@ -176,6 +177,8 @@ def _put_dataset(lines: _Lines, found: FirstLook, sizes: str) -> None:
     lines.put("  columns:")
     for role, column in guess.columns.items():
         lines.put(f"    {role}: {inline(column)}", guess.why[role])
+    if "ignore_label" in dataset:
+        lines.put(f"  ignore_label: {dataset['ignore_label']}", "what pixels without a class usually have")
     lines.put(f"  # problem: {labels.problem}", found.why_problem.partition(": ")[2])
     if guess.empty or guess.lost:
         lines.put("  # on_bad_row: skip", f"leaves out and lists the rows where {_bad(guess)}; a run refuses them")
@@ -229,7 +232,7 @@ def _put_settings(lines: _Lines, found: FirstLook, model: Available, *, gpu: boo
         rows -= max(1, round(0.1 * rows))
     head = found.guess.task == "image-classification" and rows < HEAD_ONLY
     epochs, why_epochs = sizing.choose_epochs(
-        rows, None if problem in ("regression", "tags") else len(found.labels.names)
+        rows, None if problem in ("regression", "tags", "pixels") else len(found.labels.names)
     )
     metrics, why_metrics = sizing.choose_metrics(problem, found.counts)
     processor: dict[str, Any] = dict(model.processor)

@@ -11,6 +11,7 @@ from pathlib import Path
 from datasets import Dataset
 
 from hf_sft.errors import DataError, Finding
+from hf_sft.guessing.masked import find_masked
 from hf_sft.guessing.profile import Column, describe_columns, look_at
 from hf_sft.guessing.tagged import Tagged, find_tagged
 from hf_sft.recipe import TaskName
@@ -75,6 +76,15 @@ def guess_columns(rows: Dataset, folder: Path, *, data: str, task: TaskName | No
             return _guess_tagged(tagged, columns)
         if task is not None:
             raise _no_tags(columns, data)
+    if task in (None, "image-segmentation"):
+        if masked := find_masked(rows):
+            used = {str(name) for name in masked.columns.values()}
+            empty = {name: columns[name].nulls for name in sorted(used) if columns[name].nulls}
+            reasons = {"task": "there are images and masks", **masked.why}
+            return Guess(task="image-segmentation", columns=masked.columns, why=reasons, empty=empty)
+        if task is not None:
+            expected = "a column of images and one of their masks, called so, or folders images/ and masks/"
+            raise DataError(Finding(place=data, expected=expected, found=describe_columns(columns)))
     images = [column for column in columns.values() if column.kind in ("image", "path")]
     task = task or ("image-classification" if images else "text-classification")
     label, others = _find_label(columns)

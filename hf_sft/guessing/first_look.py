@@ -16,10 +16,12 @@ from hf_sft.data.load import EXTENSIONS
 from hf_sft.data.splits import USUAL_NAMES, name_splits
 from hf_sft.errors import DataError
 from hf_sft.guessing.columns import Guess, guess_columns
+from hf_sft.guessing.masked import ignored_id
 from hf_sft.guessing.sniff import read_data
 from hf_sft.guessing.spelling import joined_by, likely_slips, same_labels
 from hf_sft.recipe import SPLIT_ROLES, DataSet, ProblemName, Recipe, TaskName
 from hf_sft.tasks import TASKS
+from hf_sft.tasks.task import Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +51,7 @@ class FirstLook:
     @property
     def has_class_names(self) -> bool:
         """Whether the data themselves name the integers of the label column."""
-        feature = self.train.features[str(self.guess.columns["label"])]
+        feature = self.train.features[str(self.guess.columns[TASKS[self.guess.task].target])]
         return isinstance(feature.feature if isinstance(feature, List) else feature, ClassLabel)
 
 
@@ -82,8 +84,14 @@ def look(data: str, folder: Path, *, task: TaskName | None = None, name: str | N
         for role, column in columns.items()
         if column.faults
     ]
+    if task_record.travels and (ignored := ignored_id(columns)) is not None:
+        dataset["ignore_label"] = ignored
+        settings = _settings(dataset, guess.task, folder)
     if len(task_record.problems) == 1:
-        (problem,), why = task_record.problems, "the task has one problem: a tag for each word"
+        (problem,) = task_record.problems
+        why = "the task has one problem: " + (
+            "a class for each pixel" if problem == "pixels" else "a tag for each word"
+        )
     else:
         problem, why = decide_problem(columns["train"], settings)
     slips: dict[str, str] = {}
@@ -109,7 +117,7 @@ def look(data: str, folder: Path, *, task: TaskName | None = None, name: str | N
         guess=guess,
         labels=labels,
         why_problem=why,
-        counts=_count([columns["train"]], problem, settings) if problem != "regression" else {},
+        counts=_count([columns["train"]], problem, settings, task_record) if problem != "regression" else {},
         slips=slips,
         notes=(*notes, *(warning.removeprefix("warning: ") for warning in warnings[1:]), *_files_beside(data)),
         doubts=(*doubts, *guess.doubts, *_split_columns(source[splits["train"]])),
@@ -188,12 +196,14 @@ def _split_columns(rows: Dataset) -> list[str]:
     return [f"splits: column {name!r} names them; write a file for each (train.csv, test.csv)" for name in said]
 
 
-def _count(columns: Iterable[LabelColumn], problem: ProblemName, settings: DataSet) -> Counter[str]:
+def _count(
+    columns: Iterable[LabelColumn], problem: ProblemName, settings: DataSet, task: Task | None = None
+) -> Counter[str]:
     """Rows per label."""
     counts: Counter[str] = Counter()
     for column in columns:
-        for entry in targets_as_names(column, problem, settings):
-            counts.update([] if entry is None else [entry] if isinstance(entry, str) else entry)
+        for entry in (task.name_targets if task else targets_as_names)(column, problem, settings):
+            counts.update([] if entry is None else [entry] if isinstance(entry, str) else list(entry))
     return counts
 
 

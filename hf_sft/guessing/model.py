@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,11 @@ EMBEDDED = {
         processor={"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]},
     ),
 }
+EMBEDDED["image-segmentation"] = replace(
+    EMBEDDED["image-classification"],
+    what="EfficientNet-Lite0, trained on ImageNet: 4.7M parameters, as the backbone of a new UperNet",
+    learning_rate=5e-4,
+)
 # The first that is there is taken. Other languages: for text that is not English.
 ENGLISH = ("google-bert/bert-base-uncased", "distilbert/distilbert-base-uncased")
 OTHER_LANGUAGES = ("google-bert/bert-base-multilingual-cased", "distilbert/distilbert-base-multilingual-cased")
@@ -78,12 +83,18 @@ IMAGES_ON_GPU = ("timm/resnet50.a1_in1k", "timm/resnet18.a1_in1k")
 IMAGES_ON_CPU = ("timm/tf_efficientnet_lite0.in1k", "timm/resnet18.a1_in1k")
 
 
+SEGMENTED = ("nvidia/mit-b0",)
+
+
 def choose_model(task: str, *, english: bool, gpu: bool) -> Available:
     """A model for the task: from the cache, else from the Hub where it can be reached, else from a package.
 
     Raises MissingExtraError where there is none of them.
     """
-    if task == "image-classification":
+    names: tuple[str, ...]
+    if task == "image-segmentation":
+        names = SEGMENTED
+    elif task == "image-classification":
         names = IMAGES_ON_GPU if gpu else IMAGES_ON_CPU
     else:
         names = ENGLISH if english else OTHER_LANGUAGES

@@ -45,6 +45,8 @@ def choose_metrics(problem: ProblemName, counts: Mapping[str, int]) -> tuple[lis
     """The first chooses the best checkpoint. counts: rows per label."""
     if problem == "regression":
         return ["spearman", "pearson", "mae"], "of numbers"
+    if problem == "pixels":
+        return ["mean_iou", "mean_dice", "pixel_accuracy"], "every class counts alike in the first"
     if problem == "tags":
         return [
             "entity_f1",

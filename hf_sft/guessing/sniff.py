@@ -17,6 +17,7 @@ import datasets
 from datasets import DatasetDict
 
 from hf_sft.data.load import load_source
+from hf_sft.data.pairs import load_pairs
 from hf_sft.errors import DataError
 from hf_sft.recipe import Recipe
 
@@ -30,6 +31,8 @@ def read_data(dataset: dict[str, Any], folder: Path) -> tuple[dict[str, Any], Da
 
     Raises DataError where no options help.
     """
+    if (pairs := _pairs(dataset, folder)) is not None:
+        return {}, pairs
     file = _first_file(Recipe.from_dict(_recipe(dataset), folder))
     options: dict[str, Any] = {}
     try:
@@ -43,6 +46,12 @@ def read_data(dataset: dict[str, Any], folder: Path) -> tuple[dict[str, Any], Da
     if not options:
         return {}, source
     return options, _load({**dataset, "options": {**dataset.get("options", {}), **options}}, folder)
+
+
+def _pairs(dataset: dict[str, Any], folder: Path) -> DatasetDict | None:
+    """The splits of a folder of images and masks."""
+    path = Path(Recipe.from_dict(_recipe(dataset), folder).locate(dataset["path"]))
+    return load_pairs(path) if path.is_dir() else None
 
 
 def _recipe(dataset: dict[str, Any]) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from hf_sft.recipe import Recipe
 if TYPE_CHECKING:
     from hf_sft.tasks.task import Task
 
+OTHERS_NAMED = 6  # weights beside the output layer that are new
 DECIDED_BY_DATA = {
     **dict.fromkeys(("id2label", "label2id", "label_names"), "see dataset.labels and dataset.label_map"),
     **dict.fromkeys(("num_labels", "num_classes"), "every label of the data has an output; see dataset.label_map"),
@@ -299,5 +300,6 @@ def _report(
     else:
         head = f"{name}: new, {outputs} outputs"
     others = sorted(new - inside)
-    also = f"; also new: {', '.join(others)}" if others else ""
+    more = f" and {len(others) - OTHERS_NAMED} more" if len(others) > OTHERS_NAMED else ""
+    also = f"; also new: {', '.join(others[:OTHERS_NAMED])}{more}" if others else ""
     return f"{head}, {loaded} tensors loaded{also}"

@@ -13,6 +13,7 @@ import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from loading import Row, write
 from PIL import Image
+from tiny import masked
 
 from hf_sft import hub_access
 from hf_sft.commands.init import inline, list_embedded, write_recipe
@@ -412,3 +413,22 @@ def test_real_data_of_other_tasks_are_refused(name: str, real_data: Path, tmp_pa
     with pytest.raises(DataError) as caught:
         init(real_data / name, tmp_path / "r.yaml")
     assert caught.value.findings[0].place == str(real_data / name)
+
+
+@pytest.mark.parametrize("kind", ["folder", "saved"])
+def test_images_with_masks_become_a_recipe_that_reads_them(kind: str, tmp_path: Path) -> None:
+    rows = masked(4, ignored=255)
+    if kind == "saved":
+        rows.rename_columns({"image": "photo", "mask": "annotation"}).to_parquet(tmp_path / "rows.parquet")
+    for name, column in (("images", "image"), ("masks", "mask")) if kind == "folder" else ():
+        (tmp_path / "scenes" / name).mkdir(parents=True)
+        for place, picture in enumerate(rows[column]):
+            picture.save(tmp_path / "scenes" / name / f"{place}.png")
+    data = tmp_path / ("scenes" if kind == "folder" else "rows.parquet")
+    file = tmp_path / "scenes.yaml"
+    write_recipe(str(data), output=file)
+    recipe = Recipe.load(file)
+    assert recipe.task == "image-segmentation" and recipe.dataset.ignore_label == 255
+    assert recipe.metrics[0] == "mean_iou"
+    found = load_data(recipe, TASKS[recipe.task])
+    assert found.labels.names == ("0", "1", "2")

@@ -180,7 +180,7 @@ def test_unknown_keys_are_errors_in_every_section() -> None:
         for name, schema in properties(recipe_schema())
         if "object" in schema.get("type", ()) and not name.startswith("training.") and schema["additionalProperties"]
     }
-    assert open_ == {"model.config", "dataset.options", "dataset.label_map"}
+    assert open_ == {"model.config", "dataset.options", "dataset.label_map", "dataset.label_colors"}
 
 
 def test_training_has_the_fields_that_a_recipe_may_set() -> None:

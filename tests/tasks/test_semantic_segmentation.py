@@ -25,7 +25,7 @@ from tiny_runs import (
 from torch.nn import functional
 from transformers import AutoModelForSemanticSegmentation, SegformerImageProcessor, pipeline
 
-from hf_sft import Recipe, fine_tune
+from hf_sft import Recipe, check, fine_tune
 from hf_sft.commands.evaluate import evaluate
 from hf_sft.commands.predict import predict
 from hf_sft.data.augment import IGNORED
@@ -526,3 +526,16 @@ def test_an_image_without_a_mask_is_a_bad_row(models: Path, tmp_path: Path) -> N
     settings = {"path": str(tmp_path), "splits": {"validation": None}}
     with pytest.raises(DataError, match="train: 2"):
         load_data(make_recipe("segformer", models, tmp_path / "out", dataset=settings), TASK)
+
+
+def test_check_speaks_of_pixels_and_draws_rows_as_the_model_sees_them(models: Path, tmp_path: Path) -> None:
+    recipe = make_recipe("segformer", models, tmp_path / f"checked{tmp_path.name}", augment=["random_resized_crop"])
+    rows = {"train": masked(8, ignored=255), "validation": masked(4, seed=1)}
+    recipe = recipe.model_copy(update={"dataset": recipe.dataset.model_copy(update={"ignore_label": 255})})
+    report = check(recipe, data=rows, with_probe=True)
+    assert report.ok, str(report)
+    shares = report.data["train"]["pixels"]
+    assert sum(shares.values()) == pytest.approx(1) and shares["0"] > shares["1"] > shares["2"] > 0
+    assert "share of the pixels that count" in str(report)
+    (line,) = [note for note in report.notes if "as the model sees them" in note]
+    assert pil.open(line.rpartition(": ")[2]).height > 300
