@@ -539,3 +539,17 @@ def test_check_speaks_of_pixels_and_draws_rows_as_the_model_sees_them(models: Pa
     assert "share of the pixels that count" in str(report)
     (line,) = [note for note in report.notes if "as the model sees them" in note]
     assert pil.open(line.rpartition(": ")[2]).height > 300
+
+
+def test_a_batch_of_one_row_is_refused_before_training_where_the_model_cannot_take_it(tmp_path: Path) -> None:
+    base = save_image_model("resnet", tmp_path / "base")
+    content: dict[str, Any] = {
+        "task": "image-segmentation",
+        "model": {"name": str(base), "config": {"hidden_size": 16}},
+        "dataset": {"path": "memory"},
+        "training": {"per_device_train_batch_size": 4},
+        "output_dir": str(tmp_path / "run"),
+    }
+    with pytest.raises(HfSftError, match="set it to 3"):
+        prepare(Recipe.from_dict(content), make_data("segformer", train=9, validation=4))
+    prepare(Recipe.from_dict(content), make_data("segformer", train=10, validation=4))
