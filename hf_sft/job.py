@@ -39,6 +39,7 @@ from hf_sft.training import probe
 from hf_sft.training.arguments import fill_training, workers
 from hf_sft.training.gradual import describe_turns
 from hf_sft.training.learning_rates import default_learning_rate
+from hf_sft.training.lone_rows import refuse_lone_row
 from hf_sft.training.precision import ROWS, measured_precision
 from hf_sft.training.warm_start import settle_warm_start
 
@@ -208,6 +209,10 @@ def assemble(
     )
     with every_adapter_used(built.model):
         _try_one_row(built.model, inputs["train"], collate, channels_last)
+    if not probe.solves(recipe):
+        one, rows = collate(inputs["train"].features(1)), inputs["train"].size
+        processes = environment.processes
+        refuse_lone_row(built.model, frozen, one, resolved.training, rows=rows, processes=processes)
     work = Job(
         recipe=resolved,
         task=task,

@@ -133,7 +133,9 @@ def name_pixels(column: LabelColumn, problem: ProblemName, settings: DataSet) ->
 def decide_classes(columns: Mapping[str, LabelColumn], recipe: Recipe) -> tuple[Labels, list[str]]:
     """The classes of all splits and what a reader should know. Raises DataError for ids that must be a mistake."""
     settings = recipe.dataset
-    seen = {split: {number for counts in column.values for number in counts} for split, column in columns.items()}
+    seen = {
+        split: {number for counts in column.values if counts for number in counts} for split, column in columns.items()
+    }
     ids = set().union(*seen.values()) - {settings.ignore_label}
     if not settings.labels and USUAL_IGNORED in ids and USUAL_IGNORED - 1 not in ids:
         found = f"{USUAL_IGNORED}, which usually marks pixels without a class"

@@ -296,7 +296,8 @@ def make_inputs(
     split, augment, mixing = part.split, None, None
     targets = None if part.entries is None else task.problems[labels.problem].encode(list(part.entries), labels)
     transform = task.transform(processor, recipe)
-    roles = [role for role in task.roles(recipe.dataset.columns) if role != task.target or task.travels]
+    reads_targets = task.travels and part.entries is not None
+    roles = [role for role in task.roles(recipe.dataset.columns) if role != task.target or reads_targets]
     inputs = [column for role in roles for column in _present(split.rows, recipe, role)]
     source, row_ids = split.rows.select_columns(inputs), split.row_ids
     if augmented:

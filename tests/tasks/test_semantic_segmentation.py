@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 import torch
 from datasets import Dataset, Features, Image
@@ -539,3 +540,30 @@ def test_check_speaks_of_pixels_and_draws_rows_as_the_model_sees_them(models: Pa
     assert "share of the pixels that count" in str(report)
     (line,) = [note for note in report.notes if "as the model sees them" in note]
     assert pil.open(line.rpartition(": ")[2]).height > 300
+
+
+def test_a_batch_of_one_row_is_refused_before_training_where_the_model_cannot_take_it(tmp_path: Path) -> None:
+    base = save_image_model("resnet", tmp_path / "base")
+    content: dict[str, Any] = {
+        "task": "image-segmentation",
+        "model": {"name": str(base), "config": {"hidden_size": 16}},
+        "dataset": {"path": "memory"},
+        "training": {"per_device_train_batch_size": 4},
+        "output_dir": str(tmp_path / "run"),
+    }
+    with pytest.raises(HfSftError, match="set it to 3"):
+        prepare(Recipe.from_dict(content), make_data("segformer", train=9, validation=4))
+    prepare(Recipe.from_dict(content), make_data("segformer", train=10, validation=4))
+
+
+@pytest.mark.parametrize("column", ["absent", "empty"])
+def test_a_test_split_without_masks_is_predicted_and_not_evaluated(column: str, models: Path, tmp_path: Path) -> None:
+    rows = masked(4, seed=2)
+    without = rows.remove_columns("mask")
+    if column == "empty":
+        without = without.add_column("mask", [None] * 4, feature=Image())
+    recipe = make_recipe("segformer", models, tmp_path, training={"max_steps": 1})
+    record = fine_tune(recipe, data={**make_data("segformer", train=8, validation=4), "test": without})
+    assert set(record.metrics) == {"validation"}
+    found = pyarrow.parquet.read_table(record.directory.predictions("test")).to_pydict()
+    assert len(found["prediction"]) == 4 and "reference" not in found and "loss" not in found

@@ -22,6 +22,14 @@ from hf_sft.training.fit import Trained
 from hf_sft.training.history import epoch_entries, step_entries
 from hf_sft.training.trainer import SftTrainer
 
+FROZEN_STATISTICS: dict[str, Any] = {  # a batch's own are those of its process
+    "resnet": {"strategy": "head"},
+    "segformer": {
+        "strategy": "rules",
+        "rules": [{"pattern": "decode_head.batch_norm.*", "lr_scale": 0}, {"pattern": "*"}],
+    },
+}
+
 
 def run(family: str, problem: str, models: Path, folder: Path, training: dict[str, Any]) -> dict[str, Any]:
     """76 rows, of which 15 are cut for validation, in float64 and without anything drawn at random."""
@@ -31,7 +39,7 @@ def run(family: str, problem: str, models: Path, folder: Path, training: dict[st
         folder,
         model={"config": NO_DROPOUT if family.startswith("bert") else {}},
         dataset={"validation_fraction": 0.2},
-        tuning={"strategy": "head" if family == "resnet" else "full"},
+        tuning=FROZEN_STATISTICS.get(family, {"strategy": "full"}),
         training={"logging_steps": 1, "per_device_eval_batch_size": 4, **training},
     )
     work = prepare(recipe, make_data(family, problem, train=76), double=True)
@@ -52,6 +60,7 @@ def run(family: str, problem: str, models: Path, folder: Path, training: dict[st
         ("bert", "regression", {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}),
         ("vit", "multi_label", {"per_device_train_batch_size": 8}),
         ("bert_tags", "tags", {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}),
+        ("segformer", "pixels", {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}),
         ("resnet", "single_label", {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4}),
     ],
 )
