@@ -117,6 +117,12 @@ def test_the_loss_is_least_where_boxes_and_labels_are_right() -> None:
     assert PROBLEM.objective(right, batch, Penalty())[0] < 0.01 < PROBLEM.objective(found, batch, Penalty())[0]
 
 
+def test_true_boxes_are_not_rounded_in_half_precision() -> None:
+    _, batch = batch_of()
+    truth = pad_truth(batch["labels"], torch.zeros(1, dtype=torch.bfloat16))
+    torch.testing.assert_close(truth.boxes[0, 0], batch["labels"][0]["boxes"][0].float(), rtol=0, atol=0)
+
+
 def test_more_boxes_than_queries_are_no_error() -> None:
     found, batch = batch_of(queries=2)
     assert torch.isfinite(PROBLEM.objective(found, batch, Penalty())[0])
