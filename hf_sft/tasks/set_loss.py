@@ -31,15 +31,19 @@ class Truth(NamedTuple):
 
 
 def pad_truth(targets: Sequence[dict[str, torch.Tensor]], like: torch.Tensor) -> Truth:
-    """Of rows {"boxes": [n, 4], "class_labels": [n]}, on the device and of the type of `like`."""
-    most = max([len(row["boxes"]) for row in targets] + [1])
-    boxes = torch.full((len(targets), most, 4), 0.5)
-    labels = torch.zeros((len(targets), most), dtype=torch.int64)
-    there = torch.zeros((len(targets), most), dtype=torch.bool)
+    """Of rows {"boxes": [n, 4], "class_labels": [n]}, on the device of `like`, in float32 unless that is float64."""
+    most, device = max([len(row["boxes"]) for row in targets] + [1]), like.device
+    boxes = torch.full((len(targets), most, 4), 0.5, dtype=_exact(like), device=device)
+    labels = torch.zeros((len(targets), most), dtype=torch.int64, device=device)
+    there = torch.zeros((len(targets), most), dtype=torch.bool, device=device)
     for number, row in enumerate(targets):
         size = len(row["boxes"])
         boxes[number, :size], labels[number, :size], there[number, :size] = row["boxes"], row["class_labels"], True
-    return Truth(boxes.to(like), labels.to(like.device), there.to(like.device))
+    return Truth(boxes, labels, there)
+
+
+def _exact(tensor: torch.Tensor) -> torch.dtype:
+    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
 
 def set_losses(logits: torch.Tensor, boxes: torch.Tensor, truth: Truth, num_labels: int) -> torch.Tensor:
@@ -47,7 +51,7 @@ def set_losses(logits: torch.Tensor, boxes: torch.Tensor, truth: Truth, num_labe
 
     one; boxes [B, Q, 4] as the truth's.
     """
-    dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
+    dtype = _exact(logits)
     logits, boxes = logits.to(dtype), boxes.to(dtype)
     truth = truth._replace(boxes=truth.boxes.to(dtype))
     softmax = logits.shape[-1] == num_labels + 1

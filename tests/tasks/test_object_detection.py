@@ -117,6 +117,24 @@ def test_the_loss_is_least_where_boxes_and_labels_are_right() -> None:
     assert PROBLEM.objective(right, batch, Penalty())[0] < 0.01 < PROBLEM.objective(found, batch, Penalty())[0]
 
 
+def test_true_boxes_are_not_rounded_in_half_precision() -> None:
+    _, batch = batch_of()
+    truth = pad_truth(batch["labels"], torch.zeros(1, dtype=torch.bfloat16))
+    torch.testing.assert_close(truth.boxes[0, 0], batch["labels"][0]["boxes"][0].float(), rtol=0, atol=0)
+
+
+def test_a_box_is_given_to_the_query_that_covers_it_best() -> None:
+    """Of two that are as sure and as far in L1, that with the greater overlap."""
+    wanted = {"boxes": torch.tensor([[0.5, 0.5, 0.2, 0.2]]), "class_labels": torch.tensor([0])}
+    boxes = torch.tensor([[[0.6, 0.5, 0.2, 0.2], [0.5, 0.5, 0.3, 0.2]]])
+    logits = torch.zeros(1, 2, 1)
+    losses = set_losses(logits, boxes, pad_truth([wanted], logits), 1)
+    turned = set_losses(logits, boxes.flip(1), pad_truth([wanted], logits), 1)
+    torch.testing.assert_close(losses, turned)
+    other = set_losses(logits[:, :1], boxes[:, :1], pad_truth([wanted], logits), 1)
+    assert losses < other
+
+
 def test_more_boxes_than_queries_are_no_error() -> None:
     found, batch = batch_of(queries=2)
     assert torch.isfinite(PROBLEM.objective(found, batch, Penalty())[0])
