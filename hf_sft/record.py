@@ -70,6 +70,7 @@ class RunRecord:
     with tuning.wise_ft {"wise_ft": [...]}: loss and metrics on validation at each alpha.
     notes: what a reader of the numbers must know (in-memory data, custom functions, a widening gap).
     evaluations: what `hf-sft evaluate` found since, each with its data, split, date, metrics, intervals and slices.
+    inspection: what `hf-sft inspect` found: section -> key figure -> value.
     """
 
     recipe: dict[str, Any]
@@ -87,6 +88,7 @@ class RunRecord:
     history: dict[str, list[dict[str, Any]]]
     notes: list[str] = field(default_factory=list)
     evaluations: list[dict[str, Any]] = field(default_factory=list)
+    inspection: dict[str, Any] = field(default_factory=dict)
     output_dir: str = ""
 
     @property

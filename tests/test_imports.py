@@ -34,6 +34,7 @@ LAYERS = (
         "card",
         "card_metadata",
     ),
+    ("analysis",),
     ("ownership", "job", "results", "room", "run_directory", "sense", "rehearsal"),
     ("run",),
     ("guessing",),
