@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from hf_sft.analysis.activations import show_activations
+from hf_sft.analysis.attribution import show_attribution
 from hf_sft.analysis.confidence import show_confidence
+from hf_sft.analysis.course import show_course
 from hf_sft.analysis.errors import show_errors
 from hf_sft.analysis.finished import FinishedRun
 from hf_sft.analysis.predictions import Predictions
@@ -28,6 +30,8 @@ class Analysis:
 ANALYSES: dict[str, Analysis] = {
     "errors": Analysis("Errors", show_errors, passes=5),
     "confidence": Analysis("Confidence", show_confidence),
+    "attribution": Analysis("Attribution", show_attribution, passes=20),
     "weights": Analysis("Weights", show_weights),
     "activations": Analysis("Activations", show_activations, passes=2),
+    "course": Analysis("Course of learning", show_course),
 }
