@@ -112,6 +112,11 @@ def test_imports_point_one_way(name: str) -> None:
     assert not wrong, f"hf_sft.{name} imports {', '.join(wrong)}, which stand above it"
 
 
+@pytest.mark.parametrize("name", [name for name in FILES if name.startswith("analysis.")])
+def test_what_looks_inside_reads_what_a_run_has_left_and_never_trains(name: str) -> None:
+    assert not {other for other in imports(name) if other.partition(".")[0] in ("run", "training", "job")}
+
+
 def test_no_module_imports_itself_through_others() -> None:
     """Packages count as their __init__: a module of a package may not be imported by it and import it."""
     graph = {name: {other for other in imports(name) if (name, other) not in ALLOWED} for name in FILES}

@@ -30,7 +30,7 @@ class Analysis:
 ANALYSES: dict[str, Analysis] = {
     "errors": Analysis("Errors", show_errors, passes=5),
     "confidence": Analysis("Confidence", show_confidence),
-    "attribution": Analysis("Attribution", show_attribution, passes=20),
+    "attribution": Analysis("Attribution", show_attribution, passes=10),
     "weights": Analysis("Weights", show_weights),
     "activations": Analysis("Activations", show_activations, passes=2),
     "course": Analysis("Course of learning", show_course),

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hf_sft.analysis.attribution import SHARES, Check, Chosen, check, draw_checks, key_figures, probability
+from hf_sft.analysis.attribution import CONTROLLED, SHARES, Check, Chosen, check, draw_checks, key_figures, probability
 from hf_sft.analysis.drawing import drawn, plain
 from hf_sft.analysis.finished import FinishedRun
-from hf_sft.analysis.maps import deletion, grad_cam, pixel_gradients, rank_correlation, shuffled
+from hf_sft.analysis.maps import deletion, grad_cam, ground_colour, pixel_gradients, rank_correlation, shuffled
 from hf_sft.analysis.section import Absent, Figure, Part, Section
 
 CELLS = 8  # a picture is blanked in 8 x 8 cells
@@ -21,7 +21,7 @@ def show_pictures(run: FinishedRun, chosen: Chosen) -> Section:
     """Pictures with Grad-CAM and integrated gradients, and the checks of both."""
     model, pixels = run.saved.model, chosen.inputs["pixel_values"]
     targets = torch.as_tensor(chosen.predicted, device=pixels.device)
-    other = shuffled(model, run.seed)
+    other, colour = shuffled(model, run.seed), ground_colour(pixels)
     maps: dict[str, NDArray] = {}
     checks: list[Check] = []
     notes: list[str] = []
@@ -31,16 +31,19 @@ def show_pictures(run: FinishedRun, chosen: Chosen) -> Section:
         notes.append(f"Grad-CAM is taken at {block}")
     except Absent as reason:
         notes.append(f"no Grad-CAM: {reason}")
-    maps["Integrated gradients"] = pixel_gradients(model, pixels, targets)
+    maps["Integrated gradients"] = pixel_gradients(model, pixels, targets, colour)
     for name, found in maps.items():
-        control = grad_cam(other, pixels, targets)[0] if name == "Grad-CAM" else pixel_gradients(other, pixels, targets)
+        some, classes = pixels[:CONTROLLED], targets[:CONTROLLED]
+        control = (
+            grad_cam(other, some, classes)[0] if name == "Grad-CAM" else pixel_gradients(other, some, classes, colour)
+        )
         cells, others = as_cells(found), as_cells(control)
 
         def answer(blanked: NDArray) -> NDArray:
-            return probability(model, {**chosen.inputs, "pixel_values": blank(pixels, blanked)}, targets)
+            return probability(model, {**chosen.inputs, "pixel_values": blank(pixels, blanked, colour)}, targets)
 
         marked, at_random = deletion(answer, cells, np.ones(cells.shape, dtype=bool), SHARES, run.seed)
-        alike = float(np.nanmean([rank_correlation(one, two) for one, two in zip(cells, others, strict=True)]))
+        alike = float(np.nanmean([rank_correlation(one, two) for one, two in zip(cells, others, strict=False)]))
         checks.append(check(name, marked, at_random, alike, run.seed))
     parts: list[Part] = [_draw(chosen, maps, run.saved.labels.names), draw_checks(checks)]
     sentence = (
@@ -68,11 +71,11 @@ def as_cells(maps: NDArray) -> NDArray:
     return cells
 
 
-def blank(pixels: torch.Tensor, cells: NDArray) -> torch.Tensor:
-    """The pictures with those cells (bool [B, 64]) in the mean colour."""
+def blank(pixels: torch.Tensor, cells: NDArray, colour: torch.Tensor) -> torch.Tensor:
+    """The pictures with those cells (bool [B, 64]) in one colour."""
     mask = torch.as_tensor(cells, device=pixels.device).view(-1, 1, CELLS, CELLS).float()
     larger = torch.nn.functional.interpolate(mask, size=tuple(pixels.shape[2:]), mode="nearest")
-    return torch.where(larger > 0.5, torch.zeros_like(pixels), pixels)
+    return torch.where(larger > 0.5, colour, pixels)
 
 
 def _draw(chosen: Chosen, maps: dict[str, NDArray], names: Sequence[str]) -> Figure:
@@ -94,7 +97,7 @@ def _draw(chosen: Chosen, maps: dict[str, NDArray], names: Sequence[str]) -> Fig
             panel.set_xticks([])
             panel.set_yticks([])
         for line, name in enumerate(["input", *maps]):
-            panels[line, 0].set_ylabel(plain(name, 12), fontsize=7)
+            panels[line, 0].set_ylabel(plain(name, 22), fontsize=7)
     caption = f"{chosen.worst} of the worst rows (prediction, and what it is), then right ones. Bright: speaks for it."
     return canvas.figure("maps", caption, photo=True)
 

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hf_sft.analysis.attribution import SHARES, Chosen, check, draw_checks, key_figures, kinds, probability
+from hf_sft.analysis.attribution import CONTROLLED, SHARES, Chosen, check, draw_checks, key_figures, kinds, probability
 from hf_sft.analysis.finished import FinishedRun
-from hf_sft.analysis.maps import deletion, rank_correlation, shuffled, word_gradients
+from hf_sft.analysis.maps import Inputs, deletion, in_short_batches, rank_correlation, shuffled, word_gradients
 from hf_sft.analysis.section import Cell, Part, Section, Table, Tokens
 
 FEWEST = 3  # rows that a word must stand in to be told
@@ -25,17 +25,27 @@ def show_words(run: FinishedRun, chosen: Chosen) -> Section:
     blank = blank_of(tokenizer)
     targets = torch.as_tensor(chosen.predicted, device=chosen.inputs["input_ids"].device)
     special = tokenizer.all_special_ids
-    found = word_gradients(model, chosen.inputs, targets, blank, special)
-    other = word_gradients(shuffled(model, run.seed), chosen.inputs, targets, blank, special)
+    found = in_short_batches(
+        lambda inputs, classes: word_gradients(model, inputs, classes, blank, special), chosen.inputs, targets
+    )
+    control = shuffled(model, run.seed)
+    some = {name: value[:CONTROLLED] for name, value in chosen.inputs.items()}
+    other = in_short_batches(
+        lambda inputs, classes: word_gradients(control, inputs, classes, blank, special), some, targets[:CONTROLLED]
+    )
     ids = chosen.inputs["input_ids"]
     able = _able(chosen, special)
 
     def answer(blanked: NDArray) -> NDArray:
         words = torch.where(torch.as_tensor(blanked, device=ids.device), torch.full_like(ids, blank), ids)
-        return probability(model, {**chosen.inputs, "input_ids": words}, targets)
+        return in_short_batches(_probabilities, {**chosen.inputs, "input_ids": words}, targets)[:, 0]
+
+    def _probabilities(inputs: Inputs, classes: torch.Tensor) -> NDArray:
+        return probability(model, inputs, classes)[:, None]
 
     marked, at_random = deletion(answer, found, able, SHARES, run.seed)
-    checks = [check("Integrated gradients", marked, at_random, rank_correlation(found[able], other[able]), run.seed)]
+    alike = rank_correlation(found[:CONTROLLED][able[:CONTROLLED]], other[able[:CONTROLLED]])
+    checks = [check("Integrated gradients", marked, at_random, alike, run.seed)]
     texts = [
         merge_words(tokenizer.convert_ids_to_tokens(row[own].tolist()), values[own])
         for row, own, values in zip(ids.cpu().numpy(), able, found, strict=True)

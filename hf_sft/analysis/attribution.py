@@ -21,6 +21,7 @@ from hf_sft.evaluation import model_inputs
 SHOWN = 6  # rows of each kind that are shown: right ones, and those with the greatest loss
 MOST = 48  # rows that are looked at in all
 SHARES = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
+CONTROLLED = 12  # of these, rows whose map is compared with that of a shuffled model
 ALIKE = 0.5  # rank correlation with the map of a shuffled model from which on a map explains the input, not the model
 
 

@@ -44,7 +44,7 @@ def draw(matrix: NDArray, names: Sequence[str]) -> list[Figure]:
     """The matrix as counts and as shares of each true class, its classes in clustered order where there are many."""
     few = len(names) <= SIDE_BY_SIDE
     order = np.arange(len(names)) if few else clustered(matrix)
-    counts, labels = matrix[np.ix_(order, order)], [names[number] for number in order]
+    counts, labels = matrix[np.ix_(order, order)], [names[number] for number in order.tolist()]
     both = ((counts, False, "rows"), (normalised(counts), True, "share of the true class"))
     told = "" if few else " Classes that are taken for each other stand side by side."
     caption = "Truth downwards, prediction across: what lies off the diagonal is taken for something else." + told

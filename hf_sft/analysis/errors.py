@@ -6,12 +6,14 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from hf_sft.analysis import confusion, duplicates, slices
+from hf_sft.analysis.confusion import count, draw, per_class, top_confusions
 from hf_sft.analysis.drawing import COLOURS, drawn
+from hf_sft.analysis.duplicates import compare
 from hf_sft.analysis.finished import FinishedRun
 from hf_sft.analysis.label_errors import likely_label_errors
 from hf_sft.analysis.predictions import Predictions, judged
 from hf_sft.analysis.section import Absent, Cell, Figure, Part, Section, Table
+from hf_sft.analysis.slices import find_slices
 from hf_sft.metrics.temperature import fit_temperature, tempered
 
 MOST_WORST, MOST_DOUBTFUL = 100, 200
@@ -57,12 +59,12 @@ def _classes(part: Predictions, seed: int) -> list[Part]:
     if part.problem == "multi_label":
         hits = (part.references & part.predictions).sum(axis=0)
         predicted, support = part.predictions.sum(axis=0), part.references.sum(axis=0)
-        return [confusion.per_class(hits, predicted, support, part.names, len(part), seed=seed)]
+        return [per_class(hits, predicted, support, part.names, len(part), seed=seed)]
     unit = "words" if part.problem == "tags" else "rows"
-    matrix = confusion.count(part.references, part.predictions, len(part.names))
+    matrix = count(part.references, part.predictions, len(part.names))
     hits, predicted, support = matrix.diagonal(), matrix.sum(axis=0), matrix.sum(axis=1)
-    classes = confusion.per_class(hits, predicted, support, part.names, len(part.references), seed=seed, unit=unit)
-    return [*confusion.draw(matrix, part.names), confusion.top_confusions(matrix, part.names, unit=unit), classes]
+    classes = per_class(hits, predicted, support, part.names, len(part.references), seed=seed, unit=unit)
+    return [*draw(matrix, part.names), top_confusions(matrix, part.names, unit=unit), classes]
 
 
 def _draw_numbers(part: Predictions) -> Figure:
@@ -129,11 +131,11 @@ def _doubtful(run: FinishedRun, predictions: Mapping[str, Predictions]) -> Table
 def _duplicates(
     run: FinishedRun, part: Predictions, right: object
 ) -> tuple[Table, dict[str, float | int | str | None]]:
-    return duplicates.compare(run, part.split)
+    return compare(run, part.split)
 
 
 def _slices(
     run: FinishedRun, part: Predictions, right: np.ndarray
 ) -> tuple[Table, dict[str, float | int | str | None]]:
-    table = slices.find_slices(run, part.split, part.row_ids, right)
+    table = find_slices(run, part.split, part.row_ids, right)
     return table, {"worse_slices": sum(row[-1] == "worse" for row in table.rows)}

@@ -18,7 +18,15 @@ from hf_sft import inspect
 from hf_sft.analysis.attributed_pictures import as_cells, blank
 from hf_sft.analysis.attributed_words import merge_words
 from hf_sft.analysis.attribution import check
-from hf_sft.analysis.maps import deletion, grad_cam, pixel_gradients, rank_correlation, shuffled, word_gradients
+from hf_sft.analysis.maps import (
+    deletion,
+    grad_cam,
+    ground_colour,
+    pixel_gradients,
+    rank_correlation,
+    shuffled,
+    word_gradients,
+)
 
 pytest.importorskip("captum")
 
@@ -98,13 +106,16 @@ def test_a_model_that_looks_at_one_word_is_seen_to_look_there() -> None:
 @pytest.mark.parametrize("method", ["Grad-CAM", "Integrated gradients"])
 def test_a_model_that_looks_at_one_corner_is_seen_to_look_there(method: str) -> None:
     model = OneCorner().eval()
-    pixels = torch.rand(3, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0)) + 0.2
+    drawn = torch.rand(3, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+    pixels = torch.where(drawn > 0.6, drawn, 0.0)  # bright spots on a black ground, everywhere
+    colour = ground_colour(pixels)
+    assert not colour.any()
     targets = torch.tensor([1, 1, 1])
     if method == "Grad-CAM":
         found, block = grad_cam(model, pixels, targets)
         assert block == "block.1"
     else:
-        found = pixel_gradients(model, pixels, targets)
+        found = pixel_gradients(model, pixels, targets, colour)
     quarter = found[:, : SIZE // 2, : SIZE // 2].sum() / found.sum()
     assert quarter > 0.9
     cells = as_cells(found).reshape(3, 8, 8)
@@ -112,7 +123,7 @@ def test_a_model_that_looks_at_one_corner_is_seen_to_look_there(method: str) -> 
 
     def answer(blanked: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
-            scores = model(blank(pixels, blanked))["logits"].softmax(-1)[:, 1]
+            scores = model(blank(pixels, blanked, colour))["logits"].softmax(-1)[:, 1]
         return scores.double().numpy()
 
     shares = (0.0, 0.1, 0.25, 0.5, 1.0)
