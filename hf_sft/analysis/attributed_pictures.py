@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from hf_sft.analysis.attribution import CONTROLLED, SHARES, Check, Chosen, check, draw_checks, key_figures, probability
 from hf_sft.analysis.drawing import drawn, plain
@@ -14,6 +16,8 @@ from hf_sft.analysis.finished import FinishedRun
 from hf_sft.analysis.maps import deletion, grad_cam, ground_colour, pixel_gradients, rank_correlation, shuffled
 from hf_sft.analysis.section import Absent, Figure, Part, Section
 
+BATCH = 8  # pictures that gradients are taken of at once
+Method = Callable[[torch.Tensor, torch.Tensor], tuple[NDArray, str]]
 CELLS = 8  # a picture is blanked in 8 x 8 cells
 
 
@@ -25,25 +29,24 @@ def show_pictures(run: FinishedRun, chosen: Chosen) -> Section:
     maps: dict[str, NDArray] = {}
     checks: list[Check] = []
     notes: list[str] = []
-    block = ""
     try:
-        maps["Grad-CAM"], block = grad_cam(model, pixels, targets)
+        maps["Grad-CAM"], block = _in_parts(partial(grad_cam, model), pixels, targets)
         notes.append(f"Grad-CAM is taken at {block}")
     except Absent as reason:
         notes.append(f"no Grad-CAM: {reason}")
-    maps["Integrated gradients"] = pixel_gradients(model, pixels, targets, colour)
+    maps["Integrated gradients"], _ = _in_parts(partial(_gradients, model, colour), pixels, targets)
+
+    def _answers(some: torch.Tensor, classes: torch.Tensor) -> tuple[NDArray, str]:
+        return probability(model, {"pixel_values": some}, classes), ""
+
+    def _answer(blanked: NDArray) -> NDArray:
+        return _in_parts(_answers, blank(pixels, blanked, colour), targets)[0]
+
+    methods = {"Grad-CAM": partial(grad_cam, other), "Integrated gradients": partial(_gradients, other, colour)}
     for name, found in maps.items():
-        some, classes = pixels[:CONTROLLED], targets[:CONTROLLED]
-        control = (
-            grad_cam(other, some, classes)[0] if name == "Grad-CAM" else pixel_gradients(other, some, classes, colour)
-        )
-        cells, others = as_cells(found), as_cells(control)
-
-        def answer(blanked: NDArray) -> NDArray:
-            return probability(model, {**chosen.inputs, "pixel_values": blank(pixels, blanked, colour)}, targets)
-
-        marked, at_random = deletion(answer, cells, np.ones(cells.shape, dtype=bool), SHARES, run.seed)
-        alike = float(np.nanmean([rank_correlation(one, two) for one, two in zip(cells, others, strict=False)]))
+        cells = as_cells(found)
+        marked, at_random = deletion(_answer, cells, np.ones(cells.shape, dtype=bool), SHARES, run.seed)
+        alike = _likeness(methods[name], pixels[:CONTROLLED], targets[:CONTROLLED], cells)
         checks.append(check(name, marked, at_random, alike, run.seed))
     parts: list[Part] = [_draw(chosen, maps, run.saved.labels.names), draw_checks(checks)]
     sentence = (
@@ -59,6 +62,29 @@ def show_pictures(run: FinishedRun, chosen: Chosen) -> Section:
         key_figures=key_figures(checks, len(chosen.row_ids)),
         notes=(*notes, *(one.in_words() for one in checks)),
     )
+
+
+def _likeness(method: Method, pixels: torch.Tensor, targets: torch.Tensor, cells: NDArray) -> float:
+    """Mean rank correlation of the maps with those of the shuffled model; NaN where that has none."""
+    try:
+        control, _ = _in_parts(method, pixels, targets)
+    except Absent:
+        return float("nan")
+    found = [rank_correlation(one, other) for one, other in zip(cells, as_cells(control), strict=False)]
+    defined = [value for value in found if not np.isnan(value)]
+    return float(np.mean(defined)) if defined else float("nan")
+
+
+def _gradients(
+    model: nn.Module, colour: torch.Tensor, pixels: torch.Tensor, targets: torch.Tensor
+) -> tuple[NDArray, str]:
+    return pixel_gradients(model, pixels, targets, colour), ""
+
+
+def _in_parts(method: Method, pixels: torch.Tensor, targets: torch.Tensor) -> tuple[NDArray, str]:
+    """`method` over a few pictures at a time: their graphs take memory."""
+    found = [method(some, own) for some, own in zip(pixels.split(BATCH), targets.split(BATCH), strict=True)]
+    return np.concatenate([values for values, _ in found]), found[0][1]
 
 
 def as_cells(maps: NDArray) -> NDArray:

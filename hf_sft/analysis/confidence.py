@@ -76,26 +76,28 @@ def confidence_and_right(part: Predictions, scores: NDArray) -> tuple[NDArray, N
 def calibration_error(part: Predictions, scores: NDArray, *, seed: int) -> Interval:
     """Expected calibration error (as the metric) with its bootstrap interval over rows."""
 
-    def error(chosen: NDArray) -> float:
-        predictions = scores[chosen] >= 0.5 if part.problem == "multi_label" else scores[chosen].argmax(axis=1)
-        outcome = Outcome(
-            references=part.references[chosen],
-            predictions=predictions,
-            scores=scores[chosen],
-            num_labels=len(part.names),
-        )
-        return expected_calibration_error(outcome)
-
-    size = len(part)
-    generator = np.random.default_rng(seed)
-    resampled = [error(generator.integers(size, size=size)) for _ in range(RESAMPLES)]
+    predictions = scores >= 0.5 if part.problem == "multi_label" else scores.argmax(axis=1)
+    outcome = Outcome(references=part.references, predictions=predictions, scores=scores, num_labels=len(part.names))
+    confidence, right = (values.reshape(len(part), -1) for values in confidence_and_right(part, scores))
+    places, gaps = _places(confidence), right - confidence
+    generator, resampled = np.random.default_rng(seed), []
+    for _ in range(RESAMPLES):
+        chosen = generator.integers(len(part), size=len(part))
+        sums = np.bincount(places[chosen].ravel(), weights=gaps[chosen].ravel(), minlength=NUM_BINS)
+        resampled.append(np.abs(sums).sum() / gaps.size)
     low, high = np.quantile(resampled, [0.025, 0.975])
-    return Interval(error(np.arange(size)), float(low), float(high))
+    return Interval(expected_calibration_error(outcome), float(low), float(high))
+
+
+def _places(confidence: NDArray) -> NDArray:
+    """The bin of each confidence: bin m is (m/15, (m+1)/15]."""
+    found: NDArray = np.clip(np.ceil(confidence * NUM_BINS).astype(int) - 1, 0, NUM_BINS - 1)
+    return found
 
 
 def bins_of(confidence: NDArray, right: NDArray) -> list[tuple[float, Interval, int]]:
     """(mean confidence, share right, rows) of each of 15 equal bins that holds rows."""
-    places = np.clip(np.ceil(confidence * NUM_BINS).astype(int) - 1, 0, NUM_BINS - 1)
+    places = _places(confidence)
     found = []
     for place in np.unique(places):
         inside = places == place

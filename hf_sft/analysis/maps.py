@@ -15,7 +15,7 @@ from hf_sft.analysis.section import Absent
 
 STEPS = 12  # points of the integral (Gauss-Legendre): the sum misses the change of the answer by a few per cent
 ENOUGH_PLACES = 16  # of a block, so that a map is more than four squares
-BATCH = 16  # rows of like length
+BATCH, TOKENS = 16, 4096  # rows of like length, and their tokens, that gradients are taken of at once
 Inputs = Mapping[str, torch.Tensor]
 
 
@@ -45,7 +45,11 @@ def word_gradients(model: nn.Module, inputs: Inputs, targets: torch.Tensor, blan
     method = LayerIntegratedGradients(answer, _embedding(model))
     others = (*(inputs[name] for name in names), targets)
     found = method.attribute(
-        ids, baselines=empty, additional_forward_args=others, n_steps=STEPS, internal_batch_size=max(64, len(ids))
+        ids,
+        baselines=empty,
+        additional_forward_args=others,
+        n_steps=STEPS,
+        internal_batch_size=max(TOKENS // ids.shape[1], len(ids)),
     )
     summed = found.detach().sum(dim=-1)
     if "attention_mask" in inputs:
@@ -60,8 +64,11 @@ def in_short_batches(
     ids, mask = inputs["input_ids"], inputs.get("attention_mask")
     lengths = torch.full((len(ids),), ids.shape[1]) if mask is None else mask.sum(dim=1).cpu()
     found = np.zeros(tuple(ids.shape))
-    for some in lengths.argsort(descending=True).split(BATCH):
-        longest = int(lengths[some].max())
+    order = lengths.argsort(descending=True)
+    while len(order):
+        longest = int(lengths[order[0]])
+        number = max(1, min(BATCH, TOKENS // longest))
+        some, order = order[:number], order[number:]
         cut = {name: value[some, :longest] for name, value in inputs.items()}
         found[some.numpy(), :longest] = method(cut, targets[some])
     return found
@@ -85,7 +92,7 @@ def pixel_gradients(model: nn.Module, pixels: torch.Tensor, targets: torch.Tenso
         baselines=colour.expand_as(pixels).contiguous(),
         additional_forward_args=(targets,),
         n_steps=STEPS,
-        internal_batch_size=max(32, len(pixels)),
+        internal_batch_size=len(pixels),
     )
     return _numbers(found.detach().abs().sum(dim=1))
 
@@ -153,7 +160,7 @@ def rank_correlation(one: NDArray, other: NDArray) -> float:
     from scipy import stats
 
     first, second = np.abs(one).ravel(), np.abs(other).ravel()
-    if len(first) < 3 or not np.ptp(first) or not np.ptp(second):
+    if len(first) < 3 or not np.isfinite([first, second]).all() or not np.ptp(first) or not np.ptp(second):
         return float("nan")
     return float(stats.spearmanr(first, second).statistic)
 

@@ -42,9 +42,12 @@ def find_slices(run: FinishedRun, role: str, row_ids: NDArray, right: NDArray) -
             ]
         )
     rows.sort(key=lambda row: float(str(row[5])))
+    caption = "Groups of rows against all others, the most doubtful first; p allows for how many were looked at."
+    if "image" in run.task.columns and len(right) > MOST_OPENED:
+        caption += f" Size and light of more than {MOST_OPENED:,} pictures are not looked at."
     return Table(
         name="slices",
-        caption="Groups of rows against all others, the most doubtful first; p allows for how many were looked at.",
+        caption=caption,
         heads=("by", "slice", "rows", "right", "right elsewhere", "p", ""),
         rows=rows,
         shown=25,
