@@ -30,6 +30,7 @@ check: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks.speed
+	$(BIN)/python -m benchmarks.inspection
 	if [ -n "$$HF_SFT_REAL_DATA" ]; then $(BIN)/python -m benchmarks.frozen; fi
 
 clean:

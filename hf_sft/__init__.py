@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hf_sft.commands.check import check as check
     from hf_sft.commands.evaluate import evaluate as evaluate
+    from hf_sft.commands.inspect import inspect as inspect
     from hf_sft.commands.predict import predict as predict
     from hf_sft.commands.rank_models import rank_models as rank_models
     from hf_sft.errors import HfSftError as HfSftError
@@ -15,7 +16,9 @@ if TYPE_CHECKING:
     from hf_sft.record import RunRecord as RunRecord
     from hf_sft.run import fine_tune as fine_tune
 
-__all__ = ["HfSftError", "Recipe", "RunRecord", "check", "evaluate", "fine_tune", "predict", "push", "rank_models"]
+__all__ = [
+    "HfSftError", "Recipe", "RunRecord", "check", "evaluate", "fine_tune", "inspect", "predict", "push", "rank_models",
+]  # fmt: skip
 
 _HOME = {
     "HfSftError": "errors",
@@ -24,6 +27,7 @@ _HOME = {
     "check": "commands.check",
     "evaluate": "commands.evaluate",
     "fine_tune": "run",
+    "inspect": "commands.inspect",
     "predict": "commands.predict",
     "push": "hub.push",
     "rank_models": "commands.rank_models",

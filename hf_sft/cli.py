@@ -228,6 +228,9 @@ def predict(
         float | None, typer.Option(min=0, max=1, help="Of boxes those with a score above it; 0.5 unless given.")
     ] = None,
     prefix: Annotated[str, typer.Option(help="Before the names of the added columns.")] = "",
+    calibrated: Annotated[
+        bool, typer.Option("--calibrated", help="Probabilities by the temperature that hf-sft inspect has fitted.")
+    ] = False,
     options: Options = None,
     batch_size: BatchSize = 64,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output file.")] = False,
@@ -251,6 +254,7 @@ def predict(
             batch_size=batch_size,
             options=read_pairs(options, "--option"),
             prefix=prefix,
+            calibrated=calibrated,
             overwrite=overwrite,
             trust_remote_code=trust_remote_code,
         )
@@ -324,6 +328,34 @@ def show(
         found = show(runs)
         print_text(escaped_json(found.as_json()) if as_json else str(found))
         return 0
+
+    carry_out(action)
+
+
+@app.command(no_args_is_help=True, short_help="A report on what a run learned, and where it fails.")
+def inspect(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="A finished run; several are compared.")],
+    only: Annotated[str | None, typer.Option(metavar="A,B", help="Some analyses: errors,confidence,...")] = None,
+    rows: Annotated[int, typer.Option(min=2, help="Rows that are looked at where all would take long.")] = 256,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the key figures as JSON.")] = False,
+    trust_remote_code: TrustRemoteCode = False,
+) -> None:
+    """Where a run errs, how sure it may be, what changed and what it looks at: report/index.html, figures and data.
+
+    Several runs: what changed from the first to each of the others, on the same rows.
+
+    Example: hf-sft inspect runs/bert_sentiment --only errors,confidence
+    """
+
+    def action() -> int:
+        from hf_sft.commands.inspect import inspect
+
+        names = [name.strip() for name in (only or "").split(",") if name.strip()]
+        with words_apart(as_json):
+            found = inspect(*runs, only=names, rows=rows, trust_remote_code=trust_remote_code)
+        figures = {section.name: dict(section.key_figures) for section in found.sections}
+        print_json(figures) if as_json else print_text(str(found))
+        return 0 if found.ok else 1
 
     carry_out(action)
 

@@ -75,6 +75,7 @@ class RunRecord:
     published: of a record on the Hub: file -> SHA-256 of what was pushed beside it.
     pictures: names of files in report/ (and beside the card) that show rows with truth and prediction.
     evaluations: what `hf-sft evaluate` found since, each with its data, split, date, metrics, intervals and slices.
+    inspection: what `hf-sft inspect` found: section -> key figure -> value.
     """
 
     recipe: dict[str, Any]
@@ -97,6 +98,7 @@ class RunRecord:
     published: dict[str, str] = field(default_factory=dict)
     evaluations: list[dict[str, Any]] = field(default_factory=list)
     pictures: list[str] = field(default_factory=list)
+    inspection: dict[str, Any] = field(default_factory=dict)
     output_dir: str = ""
 
     @property

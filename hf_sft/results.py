@@ -101,6 +101,7 @@ def save_model(job: Job, directory: RunDirectory, results: Results) -> None:
         model, partial = job.built.model, directory.path / "model.partial"
         shutil.rmtree(partial, ignore_errors=True)
         model.config.hf_sft_thresholds = list(results.labels.thresholds) if results.labels.thresholds else None
+        vars(model.config).pop("hf_sft_temperature", None)  # of the model this one was trained from
         if results.labels.constrained:
             model.config.hf_sft_constrained = True
         _write_weights(job, partial)

@@ -39,6 +39,7 @@ class SavedModel:
     """source: folder or Hub id that from_pretrained reads. run: the run it came from, where there is one.
 
     recipe: that run's, or the least one that describes the model. The model is in float32, in eval mode, on its device.
+    temperature: what `hf-sft inspect` fitted on validation; None where it has not.
     """
 
     source: str
@@ -49,6 +50,7 @@ class SavedModel:
     model: Any
     processor: Any
     channels_last: bool
+    temperature: float | None = None
 
     @property
     def problem(self) -> Problem:
@@ -93,6 +95,7 @@ def load_saved(model: str | Path, *, trust_remote_code: bool = False) -> SavedMo
         model=loaded,
         processor=processor,
         channels_last=channels_last,
+        temperature=getattr(config, "hf_sft_temperature", None),
     )
 
 

@@ -35,6 +35,7 @@ LAYERS = (
         "card_metadata",
         "confusion",
     ),
+    ("analysis",),
     ("ownership", "job", "examples", "row_pictures", "results", "room", "run_directory", "sense", "rehearsal"),
     ("hub",),
     ("run",),
@@ -114,6 +115,11 @@ def layer(name: str) -> int:
 def test_imports_point_one_way(name: str) -> None:
     wrong = [other for other in imports(name) if layer(other) > layer(name) and (name, other) not in ALLOWED]
     assert not wrong, f"hf_sft.{name} imports {', '.join(wrong)}, which stand above it"
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name.startswith("analysis.")])
+def test_what_looks_inside_reads_what_a_run_has_left_and_never_trains(name: str) -> None:
+    assert not {other for other in imports(name) if other.partition(".")[0] in ("run", "training", "job")}
 
 
 def test_no_module_imports_itself_through_others() -> None:

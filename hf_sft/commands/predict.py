@@ -20,7 +20,8 @@ from hf_sft.commands.file_names import FileNames
 from hf_sft.commands.predictions import Predictions
 from hf_sft.data.columns import columns_of
 from hf_sft.data.rows import Rows
-from hf_sft.errors import DataError, EnvironmentProblem, Finding, RecipeError, nearest
+from hf_sft.errors import DataError, EnvironmentProblem, Finding, ModelError, RecipeError, nearest
+from hf_sft.metrics.temperature import tempered
 from hf_sft.recipe import Recipe
 from hf_sft.saved_model import SavedModel, load_saved, name_columns
 from hf_sft.table_files.cells import Cells
@@ -45,6 +46,7 @@ def predict(
     batch_size: int = 64,
     options: Mapping[str, Any] | None = None,
     prefix: str = "",
+    calibrated: bool = False,
     overwrite: bool = False,
     trust_remote_code: bool = False,
 ) -> Predictions:
@@ -58,6 +60,7 @@ def predict(
     prefix: stands before the names of the columns that are added.
     top_k: the best labels instead of the score of each.
     threshold: of boxes, those whose score is above it; 0.5 where it is not given, as in pipeline().
+    calibrated: logits are divided by the temperature that `hf-sft inspect` has fitted; the labels stay the same.
     Raises HfSftError for what the caller can mend; the rows predicted by then are kept in `<output>.partial`.
     """
     for place, number in (("batch_size", batch_size), ("top_k", top_k)):
@@ -67,6 +70,8 @@ def predict(
         check_output(output, overwrite=overwrite)
     source = open_rows(inputs, options)
     saved = model if isinstance(model, SavedModel) else load_saved(model, trust_remote_code=trust_remote_code)
+    if calibrated:
+        _require_temperature(saved)
     recipe = _name_columns(saved, source, columns or {})
     added = _added_columns(saved, top_k, prefix)
     _check_clash(source, added)
@@ -81,6 +86,7 @@ def predict(
         names=added.names,
         folder=_folder_beside(output),
         named=FileNames(),
+        temperature=saved.temperature if calibrated else None,
     )
     kept: list[Row] = []
     total, started = 0, time.perf_counter()
@@ -98,6 +104,14 @@ def _folder_beside(output: str | Path | None) -> Path | None:
     if output is None or str(output) == STANDARD_OUTPUT:
         return None
     return Path(output).expanduser().with_suffix("")
+
+
+def _require_temperature(saved: SavedModel) -> None:
+    if saved.temperature is None or saved.labels.problem != "single_label":
+        fix = "hf-sft inspect RUN --only confidence fits it; or leave --calibrated out"
+        found = "none" if saved.labels.problem == "single_label" else f"a model of problem {saved.labels.problem}"
+        expected = "a model of one label per row, with its temperature in config.json"
+        raise ModelError(Finding(place="calibrated", expected=expected, found=found, fix=fix))
 
 
 def _name_columns(saved: SavedModel, source: RowSource, given: Mapping[str, Any]) -> Recipe:
@@ -172,6 +186,7 @@ class _Job:
     names: Sequence[str]
     folder: Path | None
     named: FileNames
+    temperature: float | None = None
 
     def run(self) -> Iterator[list[Row]]:
         """The rows with their predictions, a chunk at a time, under a bar on standard error (on a terminal)."""
@@ -200,7 +215,10 @@ class _Job:
         evaluator = self.saved.evaluator(batch_size=self.batch_size)
         try:
             shown: Any = Rows(_Shown(read, bar), transform, None, opened=opened)
-            return evaluator.predict(self.saved.model, shown, lengths, labels, whole=task.write_files is not None)
+            rows = evaluator.predict(self.saved.model, shown, lengths, labels, whole=task.write_files is not None)
+            if self.temperature is not None:
+                rows["scores"] = tempered(rows["scores"], self.temperature)
+            return rows
         except torch.OutOfMemoryError as error:
             fix, found = f"--batch-size {max(1, self.batch_size // 4)}", f"none left at {self.batch_size} rows a batch"
             raise EnvironmentProblem(Finding(place="device", expected="enough memory", found=found, fix=fix)) from error

@@ -1,0 +1,144 @@
+"""All analyses of a run, one after another: what cannot be shown says why, what fails takes nothing else down."""
+
+from __future__ import annotations
+
+import shutil
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from hf_sft.analysis import ANALYSES, FinishedRun
+from hf_sft.analysis.comparison import compare_runs
+from hf_sft.analysis.files import write_files
+from hf_sft.analysis.finished import first_line
+from hf_sft.analysis.page import fragment, page
+from hf_sft.analysis.predictions import Predictions, read_predictions
+from hf_sft.analysis.section import Absent, Section
+from hf_sft.console import say
+from hf_sft.errors import HfSftError
+from hf_sft.record import RunRecord
+from hf_sft.summary import number, results, splits
+from hf_sft.tables import Table, as_text
+
+FIXED_SECONDS = 15.0  # reading model and data, drawing; measured with the embedded runs on two cores
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What was found. Prints its key figures in a terminal, shows itself whole in a notebook."""
+
+    title: str
+    facts: tuple[str, ...]
+    sections: tuple[Section, ...]
+    folder: Path
+    seconds: float
+
+    @property
+    def ok(self) -> bool:
+        """Whether every section was finished (or is absent with a reason)."""
+        return not any(section.failed for section in self.sections)
+
+    def __str__(self) -> str:
+        rows = []
+        for section in self.sections:
+            figures = ", ".join(
+                f"{name.replace('_', ' ')} {_short(value)}" for name, value in section.key_figures.items()
+            )
+            rows.append((section.title, figures or section.sentence))
+        width = min(110, shutil.get_terminal_size((100, 24)).columns)
+        table = as_text(Table(heads=("section", "what was found"), rows=rows, left=2, firm=1), width)
+        return f"{self.title}\n\n{table}\n\n{self.folder / 'index.html'} ({self.seconds:.0f} s)"
+
+    def _repr_html_(self) -> str:
+        return fragment(self.title, self.facts, self.sections)
+
+
+def _short(value: float | int | str | None) -> str:
+    return "-" if value is None else number(value) if isinstance(value, float) else str(value)
+
+
+def look_inside(run: FinishedRun, names: Sequence[str]) -> Report:
+    """The named analyses of a run, in the order of ANALYSES; written into its report folder and its record."""
+    started = time.perf_counter()
+    predictions = read_predictions(run.record)
+    say(describe_cost(run, names, predictions))
+    sections = tuple(_section(run, predictions, name) for name in ANALYSES if name in names)
+    title = f"{run.name}: {run.record.recipe['task']}"
+    facts = _facts(run)
+    folder = run.record.directory.report
+    write_files(folder, page(title, facts, sections), sections)
+    found = {section.name: dict(section.key_figures) for section in sections if not section.failed}
+    record = RunRecord.load(run.path)  # what another command may have added since
+    replace(record, inspection={**record.inspection, **found}).save()
+    seconds = time.perf_counter() - started
+    return Report(title=title, facts=facts, sections=sections, folder=folder, seconds=seconds)
+
+
+def look_at_both(runs: Sequence[FinishedRun]) -> Report:
+    """The first run against each of the others; written beside the first one's report, and into its record."""
+    started = time.perf_counter()
+    first, *others = runs
+    predictions = read_predictions(first.record)
+    say(f"inspect {first.name} against {', '.join(run.name for run in others)}")
+    sections = tuple(
+        compare_runs(first, run, predictions, read_predictions(run.record), number)
+        for number, run in enumerate(others, 1)
+    )
+    title = " and ".join(run.name for run in runs)
+    facts = tuple(fact for run in runs for fact in (f"{run.name}: {line}" for line in _facts(run)))
+    folder = first.record.directory.report / "comparison"
+    write_files(folder, page(title, facts, sections), sections)
+    found = {str(run.path): dict(one.key_figures) for run, one in zip(others, sections, strict=True)}
+    record = RunRecord.load(first.path)
+    earlier = record.inspection.get("comparisons", {})
+    replace(record, inspection={**record.inspection, "comparisons": {**earlier, **found}}).save()
+    seconds = time.perf_counter() - started
+    return Report(title=title, facts=facts, sections=sections, folder=folder, seconds=seconds)
+
+
+def describe_cost(run: FinishedRun, names: Sequence[str], predictions: Mapping[str, Predictions]) -> str:
+    """One line: what is looked at, on how many rows, and about how long that takes on the machine of the run."""
+    rows = sum(map(len, predictions.values()))
+    each = run.record.timings.get("evaluate", 0.0) / max(rows, 1)
+    passes = sum(ANALYSES[name].passes for name in names)
+    seconds = FIXED_SECONDS + passes * run.rows * each
+    sampled = f"; models look at samples of {run.rows:,} rows (seed {run.seed})" if passes else ""
+    about = f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+    return f"inspect {run.name}: {', '.join(name for name in ANALYSES if name in names)}{sampled}; about {about}"
+
+
+def _section(run: FinishedRun, predictions: Mapping[str, Predictions], name: str) -> Section:
+    """One analysis; a reason where there is none, and what went wrong where it failed."""
+    analysis = ANALYSES[name]
+    started = time.perf_counter()
+    try:
+        section = analysis.show(run, predictions)
+    except Absent as reason:
+        return Section(name=name, title=analysis.title, sentence=f"Not shown: {reason}.")
+    except HfSftError as error:
+        return Section(name=name, title=analysis.title, sentence=f"Not shown: {first_line(error)}.", failed=True)
+    except Exception as error:  # whatever it is: the other sections are worth having, and this one says what happened
+        file = run.record.directory.report / f"{name}_traceback.txt"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(traceback.format_exc(), encoding="utf-8")
+        what = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+        say(f"inspect: {name} failed ({what}); the traceback is in {file}")
+        sentence = f"This analysis failed: {what}. The traceback is in {file.name}; please report it as a bug."
+        return Section(name=name, title=analysis.title, sentence=sentence, failed=True)
+    say(f"{analysis.title.lower()}: {time.perf_counter() - started:.1f} s")
+    return section
+
+
+def _facts(run: FinishedRun) -> tuple[str, ...]:
+    record = run.record
+    facts = [f"model {record.recipe['model']['name']}, data {record.recipe['dataset']['path']}"]
+    for split in splits(record):
+        values = [
+            f"{result.metric} {number(result.value)}"
+            + (f" ({number(result.interval[0])} to {number(result.interval[1])})" if result.interval else "")
+            for result in results(record, split)
+        ]
+        facts.append(f"{split}: {', '.join(values)}")
+    return (*facts, *(record.notes or ()))

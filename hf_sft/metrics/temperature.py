@@ -1,0 +1,30 @@
+"""One number that makes a model as sure as it is right: temperature scaling (Guo et al. 2017)."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+SMALLEST = 1e-30  # of a probability, so that its logarithm is a number
+LIMITS = (0.05, 20.0)
+
+
+def tempered(scores: NDArray, temperature: float) -> NDArray:
+    """Probabilities [N, L] as they would be had the logits been divided by `temperature`; the order stays."""
+    logits = np.log(np.maximum(scores, SMALLEST)) / temperature
+    logits -= logits.max(axis=-1, keepdims=True)
+    powers: NDArray = np.exp(logits)
+    return powers / powers.sum(axis=-1, keepdims=True)
+
+
+def fit_temperature(references: NDArray, scores: NDArray) -> float:
+    """The temperature in [0.05, 20] that makes these labels (int64 [N]) most likely; above 1: too sure of itself."""
+    from scipy.optimize import minimize_scalar
+
+    rows = np.arange(len(references))
+
+    def loss(logarithm: float) -> float:
+        return -float(np.log(np.maximum(tempered(scores, np.exp(logarithm))[rows, references], SMALLEST)).mean())
+
+    found = minimize_scalar(loss, bounds=tuple(np.log(LIMITS)), method="bounded", options={"xatol": 1e-6})
+    return float(np.exp(found.x))

@@ -1,0 +1,93 @@
+"""Laws of errors: planted label errors, confusions and slices are found, chance ones are not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from analysis_runs import drawn_scores, single
+
+from hf_sft.analysis import confusion
+from hf_sft.analysis.label_errors import likely_label_errors
+from hf_sft.analysis.proportions import adjusted, f1_interval, fewer_right, mcnemar, share
+from hf_sft.analysis.section import Interval
+
+
+def test_planted_label_errors_are_found() -> None:
+    """100 of 2,000 labels of a model that knows its classes: precision and recall at least 0.9."""
+    generator = np.random.default_rng(0)
+    truth = generator.integers(5, size=2_000)
+    scores = np.full((2_000, 5), 0.02)
+    scores[np.arange(2_000), truth] = 0.92
+    scores = scores * generator.uniform(0.5, 1.5, scores.shape)
+    scores /= scores.sum(axis=1, keepdims=True)
+    planted = generator.choice(2_000, size=100, replace=False)
+    given = truth.copy()
+    given[planted] = (truth[planted] + generator.integers(1, 5, size=100)) % 5
+    found = likely_label_errors(given, scores)
+    hits = len(set(found.tolist()) & set(planted.tolist()))
+    assert hits / len(found) >= 0.9 and hits / 100 >= 0.9
+
+
+def test_right_labels_of_a_calibrated_model_are_hardly_doubted() -> None:
+    references, scores = drawn_scores(2_000, 4)
+    assert len(likely_label_errors(references, scores)) <= 0.02 * 2_000
+
+
+def test_classes_that_are_confused_stand_side_by_side() -> None:
+    """Forty classes in twenty pairs whose members lie far apart in the label map."""
+    matrix = np.diag(np.full(40, 20))
+    for one in range(20):
+        matrix[one, one + 20] = matrix[one + 20, one] = 8
+    order = confusion.clustered(matrix).tolist()
+    assert sorted(order) == list(range(40))
+    assert all(abs(order.index(one) - order.index(one + 20)) == 1 for one in range(20))
+    names = [f"class {number}" for number in range(40)]
+    assert [figure.name for figure in confusion.draw(matrix, names)] == ["confusion", "confusion_shares"]
+    top = confusion.top_confusions(matrix, names)
+    assert len(top.rows) == 40 and top.rows[0][2] == 8
+
+
+def test_counts_and_shares_are_those_of_the_rows() -> None:
+    part = single(*drawn_scores(500, 3))
+    matrix = confusion.count(part.references, part.predictions, 3)
+    assert matrix.sum() == 500 and matrix.diagonal().sum() == part.right.sum()
+    assert matrix[1, 2] == ((part.references == 1) & (part.predictions == 2)).sum()
+    table = confusion.per_class(matrix.diagonal(), matrix.sum(axis=0), matrix.sum(axis=1), part.names, 500, seed=0)
+    values = [row[3].value for row in table.rows if isinstance(row[3], Interval)]
+    assert len(values) == 3 and values == sorted(values)
+
+
+@pytest.mark.parametrize(("hits", "of"), [(0, 10), (10, 10), (3, 10), (70, 100)])
+def test_intervals_of_shares_hold_them_and_stay_within_their_bounds(hits: int, of: int) -> None:
+    found = share(hits, of)
+    assert 0 <= found.low <= found.value <= found.high <= 1 and found.high - found.low < 0.6
+
+
+def test_intervals_of_f1_hold_it_most_of_the_time() -> None:
+    """Over 200 samples of 150 rows the 95 % interval holds the F1 of all rows 88 to 100 % of the time."""
+    references, scores = drawn_scores(20_000, 3)
+    predictions = scores.argmax(axis=1)
+
+    def counts(chosen: np.ndarray) -> tuple[int, int, int, int]:
+        there, said = references[chosen] == 0, predictions[chosen] == 0
+        return int((there & said).sum()), int(said.sum()), int(there.sum()), len(chosen)
+
+    whole = f1_interval(*counts(np.arange(20_000)), seed=0).value
+    generator = np.random.default_rng(0)
+    held = 0
+    for _ in range(200):
+        found = f1_interval(*counts(generator.choice(20_000, size=150)), seed=1)
+        held += found.low <= whole <= found.high
+    assert held / 200 >= 0.88
+
+
+def test_a_slice_is_called_worse_for_what_it_is_and_not_by_chance() -> None:
+    assert fewer_right(20, 50, 180, 200) < 1e-6 < 0.3 < fewer_right(45, 50, 180, 200)
+    generator = np.random.default_rng(0)
+    p_values = np.array([fewer_right(*_halves(generator.random(200) < 0.8)) for _ in range(200)])
+    assert (adjusted(p_values) < 0.05).sum() <= 2
+    assert mcnemar(0, 0) == 1 and mcnemar(10, 10) == 1 and mcnemar(20, 2) < 0.001
+
+
+def _halves(right: np.ndarray) -> tuple[int, int, int, int]:
+    return int(right[:100].sum()), 100, int(right[100:].sum()), 100
