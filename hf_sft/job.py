@@ -36,7 +36,8 @@ from hf_sft.tasks.load import Inputs, TaskData, load_data, make_inputs, stream_i
 from hf_sft.tasks.objective import check_objective, describe_penalty, find_penalty
 from hf_sft.tasks.task import Penalty, Problem, Task
 from hf_sft.training import probe
-from hf_sft.training.arguments import fill_training, workers
+from hf_sft.training.arguments import fill_training, largest_batch, workers
+from hf_sft.training.global_batch import describe_batch, share_batch
 from hf_sft.training.gradual import describe_turns
 from hf_sft.training.learning_rates import default_learning_rate
 from hf_sft.training.precision import ROWS, measured_precision
@@ -81,6 +82,7 @@ def prepare(
     started = time.perf_counter()
     silence_libraries()
     check_packages(recipe)
+    check_batch(recipe, environment)
     task = TASKS[recipe.task]
     for line in (*recipe.notices, str(environment), *environment.notes):
         say(line)
@@ -104,6 +106,11 @@ def check_packages(recipe: Recipe) -> None:
     """Raises MissingExtraError where the strategy needs a package that is not installed."""
     if recipe.tuning.strategy == "lora":
         require_package("peft", "tuning.strategy")
+
+
+def check_batch(recipe: Recipe, environment: Environment) -> None:
+    """Raises RecipeError where these processes cannot share run.global_batch_size."""
+    share_batch(recipe, largest_batch(recipe), environment.processes)
 
 
 def check_validation(recipe: Recipe, found: TaskData) -> None:
@@ -297,6 +304,8 @@ def _resolve(
             "processor": processor,
         }
     )
+    if line := describe_batch(resolved, environment.processes):
+        say(line)
     return resolved
 
 

@@ -22,6 +22,7 @@ def problems_across_sections(content: dict[str, Any]) -> list[Problem]:
     for key, value in training.items() if isinstance(training, dict) else ():
         if isinstance(key, str) and (problem := training_keys.problem_with(key, value)):
             found.append((("training", key), problem))
+    found += _batch_problems(content.get("run"), training)
     if isinstance(training, dict) and isinstance(content.get("early_stopping"), dict):
         found += _early_stopping_problems(content, training)
     if isinstance(content.get("tuning"), dict):
@@ -44,6 +45,16 @@ def problems_across_sections(content: dict[str, Any]) -> list[Problem]:
                 problem = {"expected": f"a key that {task} has", "found": key, "fix": nearest(key, valid)}
                 found.append(((*section, key), problem))
     return found + _augment_problems(content.get("augment"), task)
+
+
+def _batch_problems(run: Any, training: Any) -> list[Problem]:
+    """Of the size of a step and the batches it is made of, one is given and the other follows."""
+    whole = run.get("global_batch_size") if isinstance(run, dict) else None
+    if whole is None or not isinstance(training, dict) or "gradient_accumulation_steps" not in training:
+        return []
+    found = f"{training['gradient_accumulation_steps']}, and run.global_batch_size {whole}"
+    expected, fix = "run.global_batch_size or this key", "leave it out: it follows from run.global_batch_size"
+    return [(("training", "gradient_accumulation_steps"), {"expected": expected, "found": found, "fix": fix})]
 
 
 def _augment_problems(entries: Any, task: str) -> list[Problem]:

@@ -32,6 +32,7 @@ from hf_sft.tasks import TASKS
 from hf_sft.tasks.load import TaskData, load_data
 from hf_sft.tasks.objective import check_objective, describe_penalty
 from hf_sft.training.arguments import fill_training
+from hf_sft.training.global_batch import describe_batch
 from hf_sft.training.learning_rates import default_learning_rate
 from hf_sft.training.probe import notes, refuse_problem, solves
 
@@ -176,6 +177,8 @@ def _look(
     book.notes += machine.notes if machine else ()
     book.attempt(lambda: _look_at_folder(recipe, data, book))
     book.attempt(lambda: job.check_packages(recipe))
+    if machine is not None:
+        book.attempt(lambda: job.check_batch(recipe, machine))
     found = book.attempt(lambda: load_data(recipe, task, data))
     opened = book.attempt(lambda: open_model(recipe, task, trust_remote_code=trust))
     facts: dict[str, Any] = {}
@@ -193,7 +196,7 @@ def _look(
         book.errors, book.warnings = book.errors + errors, book.warnings + warnings
     if found is not None and opened is not None and machine is not None:
         book.warnings += sense.same_but_for_spelling(opened, found.labels)
-        book.warnings += _look_at_steps(recipe, found, opened, machine.processes)
+        book.warnings += book.attempt(lambda: _look_at_steps(recipe, found, opened, machine.processes)) or []
     if found is not None and opened is not None:
         book.advice = advise_early(recipe, found, opened.known)
     if book.errors:
@@ -307,6 +310,8 @@ def _describe_model(work: Job, given: Mapping[str, Any]) -> dict[str, str]:
         words["head"] = f"solved by {METHODS[work.labels.problem].name}, no steps"
     else:
         words["learning rate"] = f"{rate:g}" + ("" if "learning_rate" in given else f" ({why})")
+        if batch := describe_batch(work.recipe, work.environment.processes):
+            words["batch"] = batch
     if work.recipe.tuning.warm_start is not None:
         words["warm start"] = f"the head is solved by {METHODS[work.labels.problem].name} before the first step"
     words["machine"] = str(work.environment)

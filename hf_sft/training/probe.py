@@ -123,6 +123,7 @@ def idle_keys(recipe: Recipe) -> list[str]:
     ]
     others = {
         "early_stopping": recipe.early_stopping is not None,
+        "run.global_batch_size": recipe.run.global_batch_size is not None,
         "augment": bool(recipe.augment),
         "dataset.sampling": recipe.dataset.sampling != "natural",
         "tuning.head_lr_scale": recipe.tuning.head_lr_scale != 1,
