@@ -41,6 +41,7 @@ from hf_sft.training.global_batch import describe_batch, share_batch
 from hf_sft.training.gradual import describe_turns
 from hf_sft.training.learning_rates import default_learning_rate
 from hf_sft.training.precision import ROWS, measured_precision
+from hf_sft.training.tracking import check_trackers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +104,8 @@ def prepare(
 
 
 def check_packages(recipe: Recipe) -> None:
-    """Raises MissingExtraError where the strategy needs a package that is not installed."""
+    """Raises MissingExtraError where the strategy or a tracker needs a package that is not installed."""
+    check_trackers(recipe)
     if recipe.tuning.strategy == "lora":
         require_package("peft", "tuning.strategy")
 

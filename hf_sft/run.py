@@ -39,7 +39,7 @@ def fine_tune(
     recipe = as_recipe(recipe)
     started = time.perf_counter()
     from hf_sft import environment, job, ownership, results, room, run_directory
-    from hf_sft.training import fit, probe
+    from hf_sft.training import fit, probe, tracking
 
     if with_probe:
         probe.refuse_stream(recipe)
@@ -59,10 +59,12 @@ def fine_tune(
         run_directory.finished_run(recipe, asked, overwrite=overwrite)  # another may have finished here meanwhile
         directory = run_directory.open_run(work.recipe, asked, overwrite=overwrite)
         results.list_bad_rows(work, directory)
-        trained = fit.train(work, directory, callbacks, with_probe=with_probe)
-        found = results.evaluate(work, directory)
-        results.save_model(work, directory, found)
-        record = results.write_record(work, directory, trained, found, started=started)
+        with tracking.tracking(work, directory) as trackers:
+            trained = fit.train(work, directory, [*callbacks, trackers], with_probe=with_probe)
+            found = results.evaluate(work, directory)
+            results.save_model(work, directory, found)
+            record = results.write_record(work, directory, trained, found, started=started)
+            trackers.conclude(record)
     say(f"\n{record}")
     return record
 

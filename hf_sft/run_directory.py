@@ -25,7 +25,16 @@ HARMLESS = (
     "resume", "run.workers", "run.max_hours", "run.keep_checkpoints", "output_dir", "tuning.cache", "tuning.cache_dir",
 )  # fmt: skip
 LENGTH = ("training.num_train_epochs", "training.max_steps", "early_stopping", "early_stopping.patience")
-RESULTS = ("recipe.yaml", "record.json", "model", "model.partial", "predictions", "checkpoints", "report")
+RESULTS = (
+    "recipe.yaml",
+    "record.json",
+    "model",
+    "model.partial",
+    "predictions",
+    "checkpoints",
+    "report",
+    "tensorboard",
+)
 OURS = (*RESULTS, "traceback.txt", "asked.yaml")  # asked.yaml last: while it lies there, the rest is known to be ours
 
 

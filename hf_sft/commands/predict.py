@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from hf_sft.commands.predictions import Predictions
+from hf_sft.console import hides_bars
 from hf_sft.data.columns import columns_of
 from hf_sft.data.rows import Rows
 from hf_sft.errors import DataError, EnvironmentProblem, Finding, RecipeError, nearest
@@ -136,7 +137,7 @@ class _Job:
         """The rows with their predictions, a chunk at a time, under a bar on standard error (on a terminal)."""
         size = self.batch_size * (BATCHES_SORTED if self.saved.task.ahead else BATCHES_READ)
         first = 0
-        with tqdm(total=self.source.total, unit=" rows", disable=None, file=sys.stderr, leave=False) as bar:
+        with tqdm(total=self.source.total, unit=" rows", disable=hides_bars(), file=sys.stderr, leave=False) as bar:
             for rows in chunked(self.source.read(), size):
                 cells = Cells(self.source, rows, self._roles(), first)
                 columns = self._columns(self._decode(cells, first, bar), cells)

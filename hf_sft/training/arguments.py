@@ -16,6 +16,7 @@ from hf_sft.metrics.metric import Metric
 from hf_sft.recipe import Recipe
 from hf_sft.tasks import TASKS
 from hf_sft.training.global_batch import share_batch
+from hf_sft.training.tracking import left_to_trainer
 from hf_sft.training_keys import OPTIMIZERS
 from hf_sft.yaml12 import parse
 
@@ -96,7 +97,7 @@ def make_arguments(recipe: Recipe, folder: Path, *, precision: str, metric: Metr
         "dataloader_pin_memory": training.get("dataloader_pin_memory", torch.cuda.is_available() and not on_cpu()),
         "ddp_find_unused_parameters": training.get("ddp_find_unused_parameters", False),
         "log_level": training.get("log_level", "error"),
-        "report_to": training.get("report_to", "none"),
+        "report_to": left_to_trainer(training.get("report_to")),
     }
     if recipe.dataset.streaming:  # each process reads the stream and takes its share: ragged batches are not dispatched
         owned["accelerator_config"] = {**(training.get("accelerator_config") or {}), "dispatch_batches": False}

@@ -35,7 +35,15 @@ if TYPE_CHECKING:
     from hf_sft.tasks.load import Inputs
 
 # Keys of `training` that a solved head still uses; all others have no effect.
-USED = ("per_device_eval_batch_size", "ddp_backend", "ddp_timeout", "log_level", "full_determinism")
+USED = (
+    "per_device_eval_batch_size",
+    "ddp_backend",
+    "ddp_timeout",
+    "log_level",
+    "full_determinism",
+    "report_to",
+    "run_name",
+)
 Values = dict[str, float]
 
 
