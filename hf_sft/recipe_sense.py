@@ -8,6 +8,7 @@ from hf_sft import training_keys
 from hf_sft.errors import nearest
 from hf_sft.recipe import AUGMENTATION_KEYS, MIXED_TASKS, PROCESSOR_KEYS, ROLES, Processor
 from hf_sft.recipe_tuning import OPTIONAL_STRATEGY_KEYS, STRATEGY_KEYS, StrategyName
+from hf_sft.tracker_names import problem_with_trackers
 
 Problem = tuple[tuple[str, ...], dict[str, str]]  # where in the recipe, and the parts of a Finding
 
@@ -22,6 +23,8 @@ def problems_across_sections(content: dict[str, Any]) -> list[Problem]:
     for key, value in training.items() if isinstance(training, dict) else ():
         if isinstance(key, str) and (problem := training_keys.problem_with(key, value)):
             found.append((("training", key), problem))
+    if isinstance(training, dict) and (problem := problem_with_trackers(training.get("report_to"))):
+        found.append((("training", "report_to"), problem))
     found += _batch_problems(content.get("run"), training)
     if isinstance(training, dict) and isinstance(content.get("early_stopping"), dict):
         found += _early_stopping_problems(content, training)

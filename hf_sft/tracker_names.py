@@ -23,7 +23,7 @@ def listed(report_to: Any) -> list[str]:
 def problem_with_trackers(report_to: Any) -> dict[str, str] | None:
     """What is wrong with training.report_to (keys of errors.Finding), or None."""
     for name in listed(report_to):
-        if name not in PACKAGES and name != "all":
+        if isinstance(name, str) and name not in PACKAGES and name != "all":
             fix = nearest(str(name), PACKAGES)
             return {"expected": "experiment trackers, all or none", "found": str(name), "fix": fix}
     return None

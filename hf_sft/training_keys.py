@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from hf_sft.errors import EnvironmentProblem, bare_form, describe_value, nearest
-from hf_sft.tracker_names import problem_with_trackers
 
 # Fields of TrainingArguments that the recipe says elsewhere, or that would take its promises away.
 OWNED = {
@@ -204,8 +203,6 @@ def _other_field(key: str) -> str:
 
 
 def _problem_with_value(key: str, annotation: str, value: Any) -> dict[str, str] | None:
-    if key == "report_to" and (problem := problem_with_trackers(value)):
-        return problem
     known = [choice for name in annotation.split(" | ") for choice in enumerations().get(name, ())]
     known += OPTIMIZERS if key == "optim" else ()
     if known and isinstance(value, str) and value not in known:
