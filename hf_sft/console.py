@@ -89,9 +89,12 @@ def say(text: str, *, bar: Any = None) -> None:
 
 
 def hides_bars() -> bool | None:
-    """`disable` of a progress bar: hidden outside a terminal, but not in a notebook, whose output is none either."""
+    """`disable` of a progress bar: hidden outside a terminal, but not in a notebook, whose output is none either.
+
+    There it is hidden while what is said is kept back.
+    """
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
-    return False if hasattr(shell, "kernel") else None
+    return _silent is not None if hasattr(shell, "kernel") else None
 
 
 def report_error(error: HfSftError) -> int:

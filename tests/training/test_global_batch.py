@@ -73,8 +73,10 @@ def test_a_batch_that_cannot_be_shared_is_an_error_that_names_those_that_can(who
 
 def test_a_batch_that_cannot_be_shared_is_found_before_anything_is_read(models, tmp_path):
     recipe = recipe_of(models, tmp_path / "run", 37, 8)
+    nowhere = recipe.model_copy(update={"dataset": recipe.dataset.model_copy(update={"path": "nowhere"})})
     with pytest.raises(RecipeError, match="37, which split"):
-        fine_tune(recipe.model_copy(update={"dataset": recipe.dataset.model_copy(update={"path": "nowhere"})}))
+        fine_tune(nowhere)
+    assert "run.global_batch_size" in [finding.place for finding in check(nowhere).errors]
     report = check(recipe, data=make_data("bert", train=20))
     assert [finding.place for finding in report.errors] == ["run.global_batch_size"]
 
