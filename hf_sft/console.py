@@ -88,6 +88,15 @@ def say(text: str, *, bar: Any = None) -> None:
             print(text)
 
 
+def hides_bars() -> bool | None:
+    """`disable` of a progress bar: hidden outside a terminal, but not in a notebook, whose output is none either.
+
+    There it is hidden while what is said is kept back.
+    """
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return _silent is not None if hasattr(shell, "kernel") else None
+
+
 def report_error(error: HfSftError) -> int:
     """Print what the user can mend, on the main process -> the exit code."""
     if is_main_process():

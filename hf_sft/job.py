@@ -36,11 +36,13 @@ from hf_sft.tasks.load import Inputs, TaskData, load_data, make_inputs, stream_i
 from hf_sft.tasks.objective import check_objective, describe_penalty, find_penalty
 from hf_sft.tasks.task import BESIDE_INPUTS, Penalty, Problem, Task
 from hf_sft.training import probe
-from hf_sft.training.arguments import fill_training, workers
+from hf_sft.training.arguments import fill_training, largest_batch, workers
+from hf_sft.training.global_batch import describe_batch, share_batch
 from hf_sft.training.gradual import describe_turns
 from hf_sft.training.learning_rates import default_learning_rate
 from hf_sft.training.lone_rows import refuse_lone_row
 from hf_sft.training.precision import ROWS, measured_precision
+from hf_sft.training.tracking import check_trackers
 from hf_sft.training.warm_start import settle_warm_start
 
 
@@ -87,6 +89,7 @@ def prepare(
     started = time.perf_counter()
     silence_libraries()
     check_packages(recipe)
+    check_batch(recipe, environment)
     task = TASKS[recipe.task]
     for line in (*recipe.notices, str(environment), *environment.notes):
         say(line)
@@ -107,11 +110,17 @@ def prepare(
 
 
 def check_packages(recipe: Recipe) -> None:
-    """Raises MissingExtraError where the strategy or the task needs a package that is not installed."""
+    """Raises MissingExtraError where strategy, task or a tracker needs a package that is not installed."""
     for package in TASKS[recipe.task].packages:
         require_package(package, "task")
+    check_trackers(recipe)
     if recipe.tuning.strategy == "lora":
         require_package("peft", "tuning.strategy")
+
+
+def check_batch(recipe: Recipe, environment: Environment) -> None:
+    """Raises RecipeError where these processes cannot share run.global_batch_size."""
+    share_batch(recipe, largest_batch(recipe), environment.processes)
 
 
 def check_validation(recipe: Recipe, found: TaskData) -> None:
@@ -312,6 +321,8 @@ def _resolve(
             "processor": processor,
         }
     )
+    if line := describe_batch(resolved, environment.processes):
+        say(line)
     return resolved
 
 

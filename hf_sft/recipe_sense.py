@@ -8,6 +8,7 @@ from hf_sft import training_keys
 from hf_sft.errors import nearest
 from hf_sft.recipe import AUGMENTATION_KEYS, BOXED_TASKS, MASKED_TASKS, MIXED_TASKS, PROCESSOR_KEYS, ROLES, Processor
 from hf_sft.recipe_tuning import OPTIONAL_STRATEGY_KEYS, STRATEGY_KEYS, StrategyName
+from hf_sft.tracker_names import problem_with_trackers
 
 Problem = tuple[tuple[str, ...], dict[str, str]]  # where in the recipe, and the parts of a Finding
 
@@ -22,6 +23,9 @@ def problems_across_sections(content: dict[str, Any]) -> list[Problem]:
     for key, value in training.items() if isinstance(training, dict) else ():
         if isinstance(key, str) and (problem := training_keys.problem_with(key, value)):
             found.append((("training", key), problem))
+    if isinstance(training, dict) and (problem := problem_with_trackers(training.get("report_to"))):
+        found.append((("training", "report_to"), problem))
+    found += _batch_problems(content.get("run"), training)
     if isinstance(training, dict) and isinstance(content.get("early_stopping"), dict):
         found += _early_stopping_problems(content, training)
     if isinstance(content.get("tuning"), dict):
@@ -44,6 +48,16 @@ def problems_across_sections(content: dict[str, Any]) -> list[Problem]:
                 problem = {"expected": f"a key that {task} has", "found": key, "fix": nearest(key, valid)}
                 found.append(((*section, key), problem))
     return found + _augment_problems(content.get("augment"), task)
+
+
+def _batch_problems(run: Any, training: Any) -> list[Problem]:
+    """Of the size of a step and the batches it is made of, one is given and the other follows."""
+    whole = run.get("global_batch_size") if isinstance(run, dict) else None
+    if whole is None or not isinstance(training, dict) or "gradient_accumulation_steps" not in training:
+        return []
+    found = f"{training['gradient_accumulation_steps']}, and run.global_batch_size {whole}"
+    expected, fix = "run.global_batch_size or this key", "leave it out: it follows from run.global_batch_size"
+    return [(("training", "gradient_accumulation_steps"), {"expected": expected, "found": found, "fix": fix})]
 
 
 def _augment_problems(entries: Any, task: str) -> list[Problem]:

@@ -65,7 +65,9 @@ def out_of_memory(recipe: Recipe) -> EnvironmentProblem:
     steps = int(training.get("gradient_accumulation_steps", 1))
     place, expected = "training.per_device_train_batch_size", "a batch that fits into the memory of the device"
     if size > 1:
-        smaller = f"training.per_device_train_batch_size={size // 2} training.gradient_accumulation_steps={2 * steps}"
+        smaller = f"training.per_device_train_batch_size={size // 2}"
+        if recipe.run.global_batch_size is None:
+            smaller += f" training.gradient_accumulation_steps={2 * steps}"
         fix = f"{smaller} optimises the same; or activation_checkpointing, or a lower processor.max_length or size"
     else:
         fix = "set training.activation_checkpointing: true, or lower processor.max_length or size"

@@ -43,7 +43,7 @@ def fine_tune(
     started = time.perf_counter()
     from hf_sft import environment, job, ownership, results, room, run_directory
     from hf_sft.hub import around_run
-    from hf_sft.training import fit, probe
+    from hf_sft.training import fit, probe, tracking
 
     if with_probe:
         probe.refuse_stream(recipe)
@@ -66,11 +66,13 @@ def fine_tune(
         directory = run_directory.open_run(work.recipe, asked, overwrite=overwrite)
         results.list_bad_rows(work, directory)
         work = around_run.make_ready(replace(work, origins=origins))
-        callbacks = [*callbacks, *around_run.callbacks(work, directory)]
-        trained = fit.train(work, directory, callbacks, with_probe=with_probe)
-        found = results.evaluate(work, directory)
-        results.save_model(work, directory, found)
-        record = results.write_record(work, directory, trained, found, started=started)
+        with tracking.tracking(work, directory) as trackers:
+            watching = [*callbacks, *around_run.callbacks(work, directory), trackers]
+            trained = fit.train(work, directory, watching, with_probe=with_probe)
+            found = results.evaluate(work, directory)
+            results.save_model(work, directory, found)
+            record = results.write_record(work, directory, trained, found, started=started)
+            trackers.conclude(record)
     say(f"\n{record}")
     around_run.finish(record, work.recipe)
     return record

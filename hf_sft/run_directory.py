@@ -26,7 +26,16 @@ HARMLESS = (
     "hub", "hub.repo_id", "hub.private", "hub.every", "hub.license", "hub.examples",
 )  # fmt: skip
 LENGTH = ("training.num_train_epochs", "training.max_steps", "early_stopping", "early_stopping.patience")
-RESULTS = ("recipe.yaml", "record.json", "model", "model.partial", "predictions", "checkpoints", "report")
+RESULTS = (
+    "recipe.yaml",
+    "record.json",
+    "model",
+    "model.partial",
+    "predictions",
+    "checkpoints",
+    "report",
+    "tensorboard",
+)
 OURS = (*RESULTS, "traceback.txt", "asked.yaml")  # asked.yaml last: while it lies there, the rest is known to be ours
 
 
@@ -55,6 +64,8 @@ def finished_run(recipe: Recipe, asked: dict[str, Any], *, overwrite: bool) -> R
     if is_main_process():  # to the other ranks it is their own launch that owns the folder
         refuse_if_owned(directory.path)
     differences = _differences(_asked_before(directory), asked)
+    if recipe.run.global_batch_size is not None:  # a device may take fewer rows at once, as after it ran out of memory
+        differences.pop("training.per_device_train_batch_size", None)
     longer = {path: words for path, words in differences.items() if path in LENGTH}
     fix = "choose another output_dir, or pass --overwrite to delete that run"
     if recipe.resume == "extend":

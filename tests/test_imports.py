@@ -17,6 +17,7 @@ ROOT = Path(hf_sft.__file__).parent
 # A module imports from its own layer and from those above it in this table, never from those below.
 LAYERS = (
     ("errors",),
+    ("tracker_names",),
     ("yaml12", "training_keys", "packages", "console", "markdown", "secrets", "tables", "advice"),
     ("recipe_section", "recipe_tuning", "recipe_hub", "recipe", "recipe_file", "recipe_mistakes", "recipe_sense"),
     ("record",),
@@ -65,7 +66,14 @@ LIGHT += (
     "cli",
     "__init__",
 )
-LIGHT += ("commands.show", "commands.run_tables", "commands.schema", "commands.env_report", "commands.cache")
+LIGHT += (
+    "tracker_names",
+    "commands.show",
+    "commands.run_tables",
+    "commands.schema",
+    "commands.env_report",
+    "commands.cache",
+)
 LIGHT += ("data.recorded", "advice", "cli_candidates", "cli_values", "commands.candidates", "commands.ranking")
 HEAVY = {"torch", "transformers", "datasets", "accelerate", "evaluate", "timm", "sklearn", "scipy", "matplotlib"}
 HEAVY |= {"pandas", "pyarrow", "numpy", "PIL"}

@@ -7,10 +7,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from hf_sft.console import escaped_json
+from hf_sft.console import escaped_json, hides_bars, overheard
 from hf_sft.record import as_json
 from tests.record_fixture import make_record
 
@@ -123,3 +124,15 @@ main()
 def test_json_is_left_as_it_is_where_the_terminal_speaks_utf_8(monkeypatch: pytest.MonkeyPatch) -> None:
     text = as_json({"é": "\U0001f600"})
     assert escaped_json(text) == text
+
+
+def test_bars_are_shown_in_a_notebook_but_for_what_is_kept_back(monkeypatch):
+    """None: shown on a terminal alone, as tqdm has it."""
+    assert hides_bars() is None
+    notebook = SimpleNamespace(get_ipython=lambda: SimpleNamespace(kernel=object()))
+    monkeypatch.setitem(sys.modules, "IPython", notebook)
+    assert hides_bars() is False
+    with overheard():
+        assert hides_bars() is True
+    monkeypatch.setattr(notebook, "get_ipython", lambda: SimpleNamespace())
+    assert hides_bars() is None, "IPython on a terminal"

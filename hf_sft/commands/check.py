@@ -35,6 +35,7 @@ from hf_sft.tasks import TASKS
 from hf_sft.tasks.load import TaskData, load_data
 from hf_sft.tasks.objective import check_objective, describe_penalty
 from hf_sft.training.arguments import fill_training
+from hf_sft.training.global_batch import describe_batch
 from hf_sft.training.learning_rates import default_learning_rate
 from hf_sft.training.probe import notes, refuse_problem, solves, warms
 
@@ -181,6 +182,8 @@ def _look(
     book.attempt(lambda: job.check_packages(recipe))
     target = book.attempt(lambda: preflight.look(recipe)) if recipe.hub is not None else None
     book.notes += [] if target is None else [target.words]
+    if machine is not None:
+        book.attempt(lambda: job.check_batch(recipe, machine))
     found = book.attempt(lambda: load_data(recipe, task, data))
     opened = book.attempt(lambda: open_model(recipe, task, trust_remote_code=trust))
     facts: dict[str, Any] = {}
@@ -198,7 +201,7 @@ def _look(
         book.errors, book.warnings = book.errors + errors, book.warnings + warnings
     if found is not None and opened is not None and machine is not None:
         book.warnings += sense.same_but_for_spelling(opened, found.labels)
-        book.warnings += _look_at_steps(recipe, found, opened, machine.processes)
+        book.warnings += book.attempt(lambda: _look_at_steps(recipe, found, opened, machine.processes)) or []
     if found is not None and opened is not None:
         book.advice = advise_early(recipe, found, opened.known)
     if book.errors:
@@ -320,6 +323,8 @@ def _describe_model(work: Job, given: Mapping[str, Any]) -> dict[str, str]:
         words["head"] = f"solved by {METHODS[work.labels.problem].name}, no steps"
     else:
         words["learning rate"] = f"{rate:g}" + ("" if "learning_rate" in given else f" ({why})")
+        if batch := describe_batch(work.recipe, work.environment.processes):
+            words["batch"] = batch
     if warms(work.recipe):
         words["warm start"] = f"the head is solved by {METHODS[work.labels.problem].name} before the first step"
     words["machine"] = str(work.environment)

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from hf_sft.commands.file_names import FileNames
 from hf_sft.commands.predictions import Predictions
+from hf_sft.console import hides_bars
 from hf_sft.data.columns import columns_of
 from hf_sft.data.rows import Rows
 from hf_sft.errors import DataError, EnvironmentProblem, Finding, ModelError, RecipeError, nearest
@@ -193,7 +194,7 @@ class _Job:
         batches = 1 if self.saved.task.write_files else BATCHES_SORTED if self.saved.task.ahead else BATCHES_READ
         size = self.batch_size * batches
         first = 0
-        with tqdm(total=self.source.total, unit=" rows", disable=None, file=sys.stderr, leave=False) as bar:
+        with tqdm(total=self.source.total, unit=" rows", disable=hides_bars(), file=sys.stderr, leave=False) as bar:
             for rows in chunked(self.source.read(), size):
                 cells = Cells(self.source, rows, self._roles(), first)
                 columns = self._columns(self._decode(cells, first, bar), cells, rows, first)

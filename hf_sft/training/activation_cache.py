@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from hf_sft.console import say
+from hf_sft.console import hides_bars, say
 from hf_sft.data.activation_store import activation_file
 from hf_sft.errors import EnvironmentProblem, Finding
 from hf_sft.evaluation import length_batches, model_inputs
@@ -84,7 +84,8 @@ def _record_rows(job: Job, plan: Plan, role: str) -> None:
         return
     whole, state = list(todo.values()), PartialState()
     rows_of = max(1, SEGMENT * plan.missing // max(1, plan.writes))
-    bar = tqdm(total=len(whole), desc="recording", leave=False, disable=None if state.is_main_process else True)
+    hidden = hides_bars() if state.is_main_process else True
+    bar = tqdm(total=len(whole), desc="recording", leave=False, disable=hidden)
     for start in range(0, len(whole), rows_of):
         rows = whole[start : start + rows_of]
         folder = _begin_segment(job, plan, rows)

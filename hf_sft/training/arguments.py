@@ -15,6 +15,8 @@ from hf_sft.errors import Finding, RecipeError
 from hf_sft.metrics.metric import Metric
 from hf_sft.recipe import Recipe
 from hf_sft.tasks import TASKS
+from hf_sft.training.global_batch import share_batch
+from hf_sft.training.tracking import left_to_trainer
 from hf_sft.training_keys import OPTIMIZERS
 from hf_sft.yaml12 import parse
 
@@ -32,6 +34,11 @@ DEFAULTS: dict[str, Any] = {
 DROPS_OPTIM_ARGS = ("adamw_torch", "adamw_torch_fused", "adafactor")  # transformers reads none of them for these
 
 
+def largest_batch(recipe: Recipe) -> int:
+    """Training rows that a device takes at once, at most."""
+    return int({**DEFAULTS, **TASKS[recipe.task].training_defaults, **recipe.training}["per_device_train_batch_size"])
+
+
 def fill_training(
     recipe: Recipe, *, learning_rate: float, rows: int | None, processes: int, validates: bool, task_defaults: Mapping
 ) -> dict[str, Any]:
@@ -43,6 +50,7 @@ def fill_training(
     interval = "epoch" if rows is not None else "steps"
     filled |= {"eval_strategy": interval if validates else "no", "save_strategy": interval, "save_total_limit": 2}
     filled |= given
+    filled |= share_batch(recipe, filled["per_device_train_batch_size"], processes)
     if rows is not None:
         batch = filled["per_device_train_batch_size"] * filled["gradient_accumulation_steps"] * processes
         filled.setdefault("logging_steps", max(1, min(50, -(-rows // batch) // 4)))
@@ -89,7 +97,7 @@ def make_arguments(recipe: Recipe, folder: Path, *, precision: str, metric: Metr
         "dataloader_pin_memory": training.get("dataloader_pin_memory", torch.cuda.is_available() and not on_cpu()),
         "ddp_find_unused_parameters": training.get("ddp_find_unused_parameters", False),
         "log_level": training.get("log_level", "error"),
-        "report_to": training.get("report_to", "none"),
+        "report_to": left_to_trainer(training.get("report_to")),
     }
     if recipe.dataset.streaming:  # each process reads the stream and takes its share: ragged batches are not dispatched
         owned["accelerator_config"] = {**(training.get("accelerator_config") or {}), "dispatch_batches": False}

@@ -9,7 +9,7 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import TrainerControl, TrainerState
 from transformers.trainer_utils import IntervalStrategy
 
-from hf_sft.console import say
+from hf_sft.console import hides_bars, say
 from hf_sft.training.history import epoch_entries
 
 
@@ -50,7 +50,11 @@ class Progress(TrainerCallback):
         self.printed = len(self._entries(state))
         if state.is_world_process_zero:
             self.bar = tqdm(
-                total=state.max_steps, initial=state.global_step, desc="training", leave=False, disable=None
+                total=state.max_steps,
+                initial=state.global_step,
+                desc="training",
+                leave=False,
+                disable=hides_bars(),
             )
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:

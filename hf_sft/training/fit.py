@@ -24,6 +24,7 @@ from hf_sft.training.arguments import make_arguments
 from hf_sft.training.averaging import decay_of
 from hf_sft.training.cache_plan import decide
 from hf_sft.training.callbacks import Progress
+from hf_sft.training.global_batch import same_batch
 from hf_sft.training.interpolation import Curve, interpolate, keep_start
 from hf_sft.training.precision import note_precision
 from hf_sft.training.probe import Probe, before_training, probed_splits, refuse_problem, solve_head, solves, warms
@@ -94,6 +95,9 @@ def _train(job: Job, directory: RunDirectory, callbacks: Sequence[Any], *, with_
         note_precision(directory.checkpoints, job.environment.precision)
     checkpoint = trainer.newest_checkpoint() if job.recipe.resume != "never" else None
     _same_rows(job, directory, going_on=checkpoint is not None, writes=arguments.should_save)
+    batch = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
+    going_on = checkpoint is not None
+    same_batch(directory.checkpoints, batch, arguments.world_size, going_on=going_on, writes=arguments.should_save)
     if checkpoint:
         say(f"going on from {checkpoint}")
         if job.recipe.resume == "extend":
@@ -102,7 +106,6 @@ def _train(job: Job, directory: RunDirectory, callbacks: Sequence[Any], *, with_
     elif "validation" in job.inputs and not arguments.load_best_model_at_end:
         say("training.save_strategy is not eval_strategy: the last weights are kept, not the best")
     before = _step_of(checkpoint)
-    going_on = checkpoint is not None
     probe = before_training(job, directory.checkpoints, going_on=going_on, asked=with_probe)
     if job.recipe.tuning.wise_ft:
         first_weights = learned_state(job.built.model, job.rules)
@@ -115,7 +118,6 @@ def _train(job: Job, directory: RunDirectory, callbacks: Sequence[Any], *, with_
     if job.recipe.tuning.lora and job.recipe.tuning.lora.merge:
         merge_adapters(job.built.model)
     state = trainer.state
-    batch = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
     epoch_rows = job.inputs["train"].size
     steps = state.global_step - before
     rows = steps * batch if epoch_rows is None else round(steps / -(-epoch_rows // batch) * epoch_rows)

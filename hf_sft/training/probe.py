@@ -35,7 +35,15 @@ if TYPE_CHECKING:
     from hf_sft.tasks.load import Inputs
 
 # Keys of `training` that a solved head still uses; all others have no effect.
-USED = ("per_device_eval_batch_size", "ddp_backend", "ddp_timeout", "log_level", "full_determinism")
+USED = (
+    "per_device_eval_batch_size",
+    "ddp_backend",
+    "ddp_timeout",
+    "log_level",
+    "full_determinism",
+    "report_to",
+    "run_name",
+)
 Values = dict[str, float]
 
 
@@ -128,6 +136,7 @@ def idle_keys(recipe: Recipe) -> list[str]:
     ]
     others = {
         "early_stopping": recipe.early_stopping is not None,
+        "run.global_batch_size": recipe.run.global_batch_size is not None,
         "augment": bool(recipe.augment),
         "dataset.sampling": recipe.dataset.sampling != "natural",
         "tuning.head_lr_scale": recipe.tuning.head_lr_scale != 1,

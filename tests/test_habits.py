@@ -1,0 +1,76 @@
+"""What surrounds the code: files that are named exist, versions agree, and the wheel works on its own."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import sysconfig
+import tomllib
+import venv
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+WALKS = ("CONTRIBUTING.md", "README.md")
+
+
+@pytest.mark.parametrize("name", WALKS)
+def test_files_and_folders_that_are_named_exist(name: str) -> None:
+    named = re.findall(r"`((?:hf_sft|tests|docs|recipes|notebooks|benchmarks)/[\w./-]*)`", (ROOT / name).read_text())
+    assert named and not [path for path in named if not (ROOT / path).exists()]
+
+
+def test_the_walks_name_every_table_that_can_be_added_to() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = re.findall(r"`([A-Z_]{4,})`[^`]*?in\s+`(hf_sft/[\w/]+\.py)`", text)
+    assert {table for table, _ in named} >= {"METRICS", "METRIC_NAMES", "AUGMENTATIONS", "AUGMENTATION_KEYS", "TASKS"}
+    for table, file in named:
+        assert re.search(rf"^{table}\b", (ROOT / file).read_text(encoding="utf-8"), re.MULTILINE), (table, file)
+
+
+@pytest.mark.parametrize("word", ["matthews", "top_layers", "_swap_words"])
+def test_examples_that_the_walks_name_exist(word: str) -> None:
+    assert f"`{word}`" in (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    assert any(f"def {word}(" in path.read_text(encoding="utf-8") for path in (ROOT / "hf_sft").rglob("*.py"))
+
+
+def test_the_version_is_the_same_everywhere() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    latest = re.search(r"^## \[([\d.]+)\]", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert latest and citation["version"] == latest[1] == PROJECT["version"]
+    assert citation["license"] == PROJECT["license"] == "Apache-2.0"
+    assert {"cff-version", "message", "title", "authors"} <= set(citation)
+
+
+@pytest.mark.slow
+def test_the_wheel_checks_its_own_recipe_from_outside_the_repository(tmp_path: Path) -> None:
+    """Built and installed alone, in an environment that sees this one's packages but not this repository."""
+    command = [sys.executable, "-m", "build", "--wheel", "--outdir", str(tmp_path), str(ROOT)]
+    built = subprocess.run(command, capture_output=True, text=True)
+    if built.returncode and "hatchling" in built.stdout + built.stderr:
+        pytest.skip("no index to build from")
+    assert built.returncode == 0, built.stdout + built.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    venv.create(tmp_path / "env", with_pip=True)
+    scripts = tmp_path / "env" / ("Scripts" if os.name == "nt" else "bin")
+    subprocess.run([scripts / "python", "-m", "pip", "install", "-q", "--no-deps", "--no-index", wheel], check=True)
+    (site,) = (tmp_path / "env").rglob("site-packages")
+    (site / "outside.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    where = [scripts / "python", "-c", "import hf_sft; print(hf_sft.__file__)"]
+    found = subprocess.run(where, cwd=tmp_path, env=variables, capture_output=True, text=True, check=True)
+    assert Path(found.stdout.strip()).is_relative_to(site) and (site / "hf_sft" / "py.typed").exists()
+    checked = subprocess.run(
+        [scripts / "hf-sft", "check", "bundled:bert_sentiment", "--fast"],
+        cwd=tmp_path,
+        env={**variables, "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert not (tmp_path / "runs").exists()
