@@ -40,7 +40,7 @@ from hf_sft.saved_model import load_saved
 from hf_sft.tasks.box_pictures import draw_boxes
 from hf_sft.tasks.detection import PROBLEMS, write_boxes
 from hf_sft.tasks.object_detection import as_shares, collate_boxes, open_images
-from hf_sft.tasks.set_loss import count_boxes, overlaps, pad_truth, set_losses
+from hf_sft.tasks.set_loss import _match, count_boxes, overlaps, pad_truth, set_losses
 from hf_sft.tasks.task import Penalty
 
 PROBLEM = PROBLEMS["boxes"]
@@ -124,15 +124,16 @@ def test_true_boxes_are_not_rounded_in_half_precision() -> None:
 
 
 def test_a_box_is_given_to_the_query_that_covers_it_best() -> None:
-    """Of two that are as sure and as far in L1, that with the greater overlap."""
+    """Of two that are as sure, that with the greater overlap, though it is a little further in L1."""
     wanted = {"boxes": torch.tensor([[0.5, 0.5, 0.2, 0.2]]), "class_labels": torch.tensor([0])}
-    boxes = torch.tensor([[[0.6, 0.5, 0.2, 0.2], [0.5, 0.5, 0.3, 0.2]]])
+    boxes = torch.tensor([[[0.6, 0.5, 0.2, 0.2], [0.5, 0.5, 0.32, 0.2]]])
     logits = torch.zeros(1, 2, 1)
     losses = set_losses(logits, boxes, pad_truth([wanted], logits), 1)
     turned = set_losses(logits, boxes.flip(1), pad_truth([wanted], logits), 1)
     torch.testing.assert_close(losses, turned)
     other = set_losses(logits[:, :1], boxes[:, :1], pad_truth([wanted], logits), 1)
     assert losses < other
+    assert int(_match(logits, boxes, pad_truth([wanted], logits), False)[0, 0]) == 1
 
 
 def test_more_boxes_than_queries_are_no_error() -> None:
