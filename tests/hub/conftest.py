@@ -37,6 +37,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackHub
     server = LoopbackHub()
     template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
     hub_access.hub_obstacle.cache_clear()
+    monkeypatch.setattr(hub_access, "PATIENCE", 60.0)  # of a busy machine
     monkeypatch.setattr(constants, "ENDPOINT", server.url)
     monkeypatch.setattr(hf_api.api, "endpoint", server.url)
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
