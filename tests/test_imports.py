@@ -60,8 +60,16 @@ LIGHT += (
     "cli",
     "__init__",
 )
-LIGHT += ("tracker_names", "commands.show", "commands.run_tables", "commands.schema", "commands.env_report", "commands.cache")
-LIGHT += ("data.recorded", "advice", "cli_candidates", "cli_values", "commands.candidates", "commands.ranking")
+LIGHT += ("commands.show", "commands.run_tables", "commands.schema", "commands.env_report", "commands.cache")
+LIGHT += (
+    "tracker_names",
+    "data.recorded",
+    "advice",
+    "cli_candidates",
+    "cli_values",
+    "commands.candidates",
+    "commands.ranking",
+)
 HEAVY = {"torch", "transformers", "datasets", "accelerate", "evaluate", "timm", "sklearn", "scipy", "matplotlib"}
 HEAVY |= {"pandas", "pyarrow", "numpy", "PIL"}
 
