@@ -66,15 +66,16 @@ LIGHT += (
     "cli",
     "__init__",
 )
+LIGHT += ("commands.show", "commands.run_tables", "commands.schema", "commands.env_report", "commands.cache")
 LIGHT += (
     "tracker_names",
-    "commands.show",
-    "commands.run_tables",
-    "commands.schema",
-    "commands.env_report",
-    "commands.cache",
+    "data.recorded",
+    "advice",
+    "cli_candidates",
+    "cli_values",
+    "commands.candidates",
+    "commands.ranking",
 )
-LIGHT += ("data.recorded", "advice", "cli_candidates", "cli_values", "commands.candidates", "commands.ranking")
 HEAVY = {"torch", "transformers", "datasets", "accelerate", "evaluate", "timm", "sklearn", "scipy", "matplotlib"}
 HEAVY |= {"pandas", "pyarrow", "numpy", "PIL"}
 
