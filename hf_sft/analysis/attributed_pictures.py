@@ -10,9 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from hf_sft.analysis.attribution import CONTROLLED, SHARES, Check, Chosen, check, draw_checks, key_figures, probability
+from hf_sft.analysis.chosen_rows import Chosen, probability
 from hf_sft.analysis.drawing import drawn, plain
 from hf_sft.analysis.finished import FinishedRun
+from hf_sft.analysis.map_checks import CONTROLLED, SHARES, Check, check, draw_checks, key_figures
 from hf_sft.analysis.maps import deletion, grad_cam, ground_colour, pixel_gradients, rank_correlation, shuffled
 from hf_sft.analysis.section import Absent, Figure, Part, Section
 
@@ -118,7 +119,7 @@ def _draw(chosen: Chosen, maps: dict[str, NDArray], names: Sequence[str]) -> Fig
             panels[0, column].set_title(title, fontsize=7)
             for line, found in enumerate(maps.values(), 1):
                 panels[line, column].imshow(grey.mean(axis=2), cmap="gray")
-                panels[line, column].imshow(_scaled(found[column]), cmap="inferno", alpha=0.6)
+                panels[line, column].imshow(_scaled(found[column].clip(0)), cmap="inferno", alpha=0.6)
         for panel in panels.ravel():
             panel.set_xticks([])
             panel.set_yticks([])

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hf_sft.analysis.attribution import CONTROLLED, SHARES, Chosen, check, draw_checks, key_figures, kinds, probability
+from hf_sft.analysis.chosen_rows import Chosen, kinds, probability
 from hf_sft.analysis.finished import FinishedRun
+from hf_sft.analysis.map_checks import CONTROLLED, SHARES, check, draw_checks, key_figures
 from hf_sft.analysis.maps import Inputs, deletion, in_short_batches, rank_correlation, shuffled, word_gradients
 from hf_sft.analysis.section import Cell, Part, Section, Table, Tokens
 

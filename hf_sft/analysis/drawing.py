@@ -68,8 +68,8 @@ def heatmap(panel: Axes, values: NDArray, names: Sequence[str], *, shares: bool,
 
     most = 1.0 if shares else max(1.0, float(np.nanmax(values, initial=0)))
     panel.imshow(values, cmap="Blues", norm=PowerNorm(0.5, vmin=0, vmax=most), interpolation="nearest")
-    size = 8 if len(names) <= MOST_WRITTEN else max(3.2, 300 / len(names) / 1.6)
-    labels = [plain(name, 18) for name in names]
+    size = 8 if len(names) <= MOST_WRITTEN else min(8.0, max(4.0, 500 / len(names)))
+    labels = [plain(name, 18 if len(names) <= MOST_WRITTEN else 30) for name in names]
     panel.set_xticks(range(len(names)), labels, fontsize=size, rotation=90 if len(names) > 3 else 0)
     panel.set_yticks(range(len(names)), labels, fontsize=size)
     panel.set_xlabel("prediction")

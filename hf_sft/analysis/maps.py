@@ -80,10 +80,7 @@ def ground_colour(pixels: torch.Tensor) -> torch.Tensor:
 
 
 def pixel_gradients(model: nn.Module, pixels: torch.Tensor, targets: torch.Tensor, colour: torch.Tensor) -> NDArray:
-    """float64 [B, H, W]: integrated gradients of the pixels against pictures of one colour, absolute, summed over
-
-    channels.
-    """
+    """float64 [B, H, W]: what each pixel adds to the contrast of its row's target, against pictures of one colour."""
     from captum.attr import IntegratedGradients
 
     method = IntegratedGradients(lambda values, classes: contrast(_logits(model(pixel_values=values)), classes))
@@ -94,7 +91,7 @@ def pixel_gradients(model: nn.Module, pixels: torch.Tensor, targets: torch.Tenso
         n_steps=STEPS,
         internal_batch_size=len(pixels),
     )
-    return _numbers(found.detach().abs().sum(dim=1))
+    return _numbers(found.detach().sum(dim=1))
 
 
 def grad_cam(model: nn.Module, pixels: torch.Tensor, targets: torch.Tensor) -> tuple[NDArray, str]:

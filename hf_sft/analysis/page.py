@@ -26,7 +26,7 @@ STYLE = """
 .hf-sft-report figure img{max-width:100%;height:auto;display:block}
 .hf-sft-report figcaption,.hf-sft-report .caption,.hf-sft-report .more,.hf-sft-report .none,.hf-sft-report .notes
  {color:var(--faint);font-size:.92em;max-width:76ch;margin:6px 0}
-.hf-sft-report .caption{color:var(--ink);font-weight:600;font-size:.95em}
+.hf-sft-report .caption{color:var(--ink);break-after:avoid;font-weight:600;font-size:.95em}
 .hf-sft-report .table{margin:20px 0}
 .hf-sft-report .scroll{overflow-x:auto;border:1px solid var(--line);border-radius:4px}
 .hf-sft-report table{border-collapse:collapse;font-size:.9em;width:100%}
@@ -41,7 +41,7 @@ STYLE = """
 .hf-sft-report .n{text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums}
 .hf-sft-report .i{color:var(--faint);font-size:.9em}
 .hf-sft-report .thumb{max-width:96px;image-rendering:pixelated;display:block}
-.hf-sft-report .t{border-radius:3px;padding:0 2px}
+.hf-sft-report .t{border-radius:3px;padding:0 2px;print-color-adjust:exact;-webkit-print-color-adjust:exact}
 .hf-sft-report dl.figures{display:flex;flex-wrap:wrap;gap:8px;margin:12px 0}
 .hf-sft-report dl.figures div{background:var(--panel);border-radius:4px;padding:6px 12px}
 .hf-sft-report dt{color:var(--faint);font-size:.82em}.hf-sft-report dd{margin:0;font-weight:600}
@@ -49,7 +49,8 @@ STYLE = """
 .hf-sft-report circle{opacity:.75;stroke:var(--ground);stroke-width:.8;cursor:pointer}
 .hf-sft-report circle:focus,.hf-sft-report circle.on{stroke:var(--ink);stroke-width:2;opacity:1;outline:none}
 .hf-sft-report .legend span{margin-right:14px;white-space:nowrap}
-.hf-sft-report .legend i{display:inline-block;width:10px;height:10px;border-radius:5px;margin-right:5px}
+.hf-sft-report .legend i{display:inline-block;width:10px;height:10px;border-radius:5px;margin-right:5px;
+ print-color-adjust:exact}
 .hf-sft-report .told{min-height:1.5em;max-width:76ch;margin:4px 0}
 @media (prefers-color-scheme:dark){
 .hf-sft-report{--ground:#1a1a1a;--ink:#e8e8e8;--faint:#a2a2a2;--line:#3b3b3b;--panel:#262626;--accent:#7db7f0;

@@ -17,7 +17,7 @@ from torch import nn
 from hf_sft import inspect
 from hf_sft.analysis.attributed_pictures import as_cells, blank
 from hf_sft.analysis.attributed_words import merge_words
-from hf_sft.analysis.attribution import check
+from hf_sft.analysis.map_checks import check
 from hf_sft.analysis.maps import (
     deletion,
     grad_cam,
