@@ -112,7 +112,10 @@ def few_labels() -> Iterator[Job]:
                     "metrics": ["accuracy"],
                     "seed": seed,
                 }
-                for arm, tuning in (("head", {"strategy": "head", "solver": "logistic"}), ("full", {"warm_start": "none"})):
+                for arm, tuning in (
+                    ("head", {"strategy": "head", "solver": "logistic"}),
+                    ("full", {"warm_start": "none"}),
+                ):
 
                     def run(folder: Path, recipe: Any = recipe, tuning: Any = tuning, number: int = number) -> Any:
                         content = Recipe.from_dict({**recipe, "tuning": tuning, "output_dir": str(folder)})

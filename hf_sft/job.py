@@ -321,7 +321,8 @@ def _resolve(
             "processor": processor,
         }
     )
-    if line := describe_batch(resolved, environment.processes):
+    line = "" if probe.solves(recipe) else describe_batch(resolved, environment.processes)
+    if line:
         say(line)
     return resolved
 

@@ -43,7 +43,7 @@ class Solved:
     scores: Mapping[float, float]
 
     def __str__(self) -> str:
-        chosen = f"of {self.folds} folds" if self.folds else "(too few rows for folds)"
+        chosen = f"of {self.folds} folds" if self.folds else "(no folds: too few rows or groups)"
         return f"head solved by {self.method}, {self.letter} {self.regularisation:.3g} {chosen}"
 
     def logits(self, features: NDArray) -> NDArray:
@@ -75,6 +75,8 @@ def solve(
     alike = deal_folds(targets[drawn], problem, seed=seed)
     folds = alike if groups is None else deal_groups(groups[drawn], seed=seed)
     scores = {} if folds is None else _score_strengths(method, rows[drawn], targets[drawn], folds, how)
+    if not scores and groups is not None and alike is not None:  # groups that are the classes judge nothing
+        folds, scores = alike, _score_strengths(method, rows[drawn], targets[drawn], alike, how)
     strength = min(scores, key=lambda tried: (scores[tried], tried)) if scores else WITHOUT_FOLDS
     weight, bias = method.fit(rows, targets, replace(how, strength=strength, tolerance=FINAL))
     weight = weight / scale

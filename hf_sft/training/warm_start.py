@@ -17,6 +17,8 @@ from hf_sft.training.held_out_probe import plain_rows
 if TYPE_CHECKING:
     from hf_sft.job import Job
 
+LEAST_SPREAD = 0.01  # of the feature that varies most over rows; below, only huge weights tell rows apart
+LOOKED_AT = 64  # rows
 MOST_WORK = 100_000_000  # rows x features x labels: from here on solving takes about a minute, and gains less
 
 
@@ -48,15 +50,18 @@ def _serves(job: Job) -> bool:
         ):
             return False
         work = len(job.inputs["train"].lengths) * num_features(model) * model.config.num_labels
-        return work <= MOST_WORK and _answers_with_last_layer(job)
+        return work <= MOST_WORK and _spread(job) >= LEAST_SPREAD
     except ModelError:
         return False
 
 
-def _answers_with_last_layer(job: Job) -> bool:
-    """Raises ModelError where the model's answer is not the output of its last layer."""
-    first = plain_rows(job.inputs["train"], np.arange(min(2, len(job.inputs["train"].lengths))))
-    extract_features(
+def _spread(job: Job) -> float:
+    """The largest standard deviation of a feature over the first rows: models that learnt nothing give all the same.
+
+    Raises ModelError where the model's answer is not the output of its last layer.
+    """
+    first = plain_rows(job.inputs["train"], np.arange(min(LOOKED_AT, len(job.inputs["train"].lengths))))
+    features = extract_features(
         job.built.model,
         first.rows,
         first.lengths,
@@ -64,4 +69,4 @@ def _answers_with_last_layer(job: Job) -> bool:
         batch_size=job.evaluator.batch_size,
         channels_last=job.evaluator.channels_last,
     )
-    return True
+    return float(features.std(0).max())
