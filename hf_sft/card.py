@@ -298,7 +298,20 @@ def publishable(value: Any, place: tuple[str, ...] = ()) -> Any:
     if place in WORDS:
         return value
     if isinstance(value, Mapping):
-        return {key: publishable(item, (*place, str(key))) for key, item in value.items()}
+        items = [(key, publishable(item, (*place, str(key)))) for key, item in value.items()]
+        return dict(zip(_cut_keys([key for key, _ in items]), (item for _, item in items), strict=True))
     if isinstance(value, (list, tuple)):
         return [publishable(item, (*place, "[]")) for item in value]
     return without_folders(value) if isinstance(value, str) else value
+
+
+def _cut_keys(keys: Iterable[Any]) -> list[Any]:
+    """Keys without folders, each still its own."""
+    found: list[Any] = []
+    for key in keys:
+        cut, number = without_folders(key) if isinstance(key, str) else key, 2
+        name = cut
+        while name in found:
+            name, number = f"{cut} ({number})", number + 1
+        found.append(name)
+    return found

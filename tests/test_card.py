@@ -25,7 +25,7 @@ from record_fixture import (
     make_record,
 )
 
-from hf_sft.card import model_card
+from hf_sft.card import model_card, publishable
 from hf_sft.markdown import cut_folders, without_folders
 from hf_sft.record import RunRecord
 
@@ -234,6 +234,11 @@ def test_absolute_paths_never_appear(root: str) -> None:
 def test_what_is_no_absolute_path_stays(text: str) -> None:
     assert without_folders(text) == text
     assert cut_folders(f"see {text} there") == f"see {text} there"
+
+
+def test_keys_lose_their_folders_and_stay_apart() -> None:
+    found = publishable({"/srv/a/run": 1, "/srv/b/run": {"/srv/c": 2}, "run": 3, 4: 5})
+    assert found == {"run": 1, "run (2)": {"c": 2}, "run (3)": 3, 4: 5}
 
 
 def _run_snippet(record: RunRecord, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:

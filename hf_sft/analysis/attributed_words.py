@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -48,7 +48,7 @@ def show_words(run: FinishedRun, chosen: Chosen) -> Section:
     alike = rank_correlation(found[:CONTROLLED][able[:CONTROLLED]], other[able[:CONTROLLED]])
     checks = [check("Integrated gradients", marked, at_random, alike, run.seed)]
     texts = [
-        merge_words(tokenizer.convert_ids_to_tokens(row[own].tolist()), values[own])
+        merge_words(tokenizer.convert_ids_to_tokens(row[own].tolist()), values[own], spelling(tokenizer))
         for row, own, values in zip(ids.cpu().numpy(), able, found, strict=True)
     ]
     names = run.saved.labels.names
@@ -74,19 +74,30 @@ def blank_of(tokenizer: Any) -> int:
     return int(tokenizer.pad_token_id if masked is None else masked)
 
 
-def merge_words(tokens: Sequence[str], values: NDArray) -> Tokens:
+def spelling(tokenizer: Any) -> Callable[[list[str]], str]:
+    """How tokens of one word are written: as the tokenizer does, which knows its bytes; else one after another."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    return put_together if backend is not None and backend.decoder is None else tokenizer.convert_tokens_to_string
+
+
+def put_together(tokens: list[str]) -> str:
+    """Tokens one after another, without the marks of where words begin and go on."""
+    return "".join(token.removeprefix("##").lstrip("Ġ▁") for token in tokens)
+
+
+def merge_words(tokens: Sequence[str], values: NDArray, spell: Callable[[list[str]], str] = put_together) -> Tokens:
     """Pieces put together to words, their values added; scaled so that the largest is 1."""
-    pieces, weights = list[str](), list[float]()
+    groups, weights = list[list[str]](), list[float]()
     marked = any(token.startswith(("Ġ", "▁")) for token in tokens)
     for token, value in zip(tokens, values.tolist(), strict=True):
         goes_on = token.startswith("##") or (marked and not token.startswith(("Ġ", "▁")))
-        text = token.removeprefix("##").lstrip("Ġ▁")
-        if goes_on and pieces:
-            pieces[-1] += text
+        if goes_on and groups:
+            groups[-1].append(token)
             weights[-1] += value
         else:
-            pieces.append(text)
+            groups.append([token])
             weights.append(value)
+    pieces = (spell(group).strip().removeprefix("##") for group in groups)
     most = max((abs(weight) for weight in weights), default=0.0) or 1.0
     return Tokens(tuple(pieces), tuple(weight / most for weight in weights))
 

@@ -14,7 +14,7 @@ from hf_sft.analysis.proportions import Z, share
 from hf_sft.analysis.section import Absent, Cell, Figure, Interval, Part, Section, Table
 from hf_sft.metrics.classification import expected_calibration_error
 from hf_sft.metrics.metric import Outcome
-from hf_sft.metrics.temperature import fit_temperature, tempered
+from hf_sft.metrics.temperature import doubt, fit_temperature, tempered
 
 NUM_BINS = 15  # as the metric expected_calibration_error
 COVERAGES = (1.0, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
@@ -28,7 +28,7 @@ def show_confidence(run: FinishedRun, predictions: Mapping[str, Predictions]) ->
         raise Absent("the predictions of this run carry no probability for each label")
     scores, notes = {"as trained": part.scores}, []
     figures: dict[str, float | int | str | None] = {"split": part.split}
-    temperature = None
+    temperature: float | None = None
     if part.problem == "multi_label":
         notes.append("no temperature: its thresholds are chosen on validation as they are")
     elif part.split == "validation" or "validation" not in predictions:
@@ -36,13 +36,23 @@ def show_confidence(run: FinishedRun, predictions: Mapping[str, Predictions]) ->
     else:
         fitted = predictions["validation"]
         temperature = fit_temperature(fitted.references, fitted.scores)
-        scores[f"temperature {temperature:.2f}"] = tempered(part.scores, temperature)
-        figures["temperature"] = temperature
+        if why := doubt(temperature, len(fitted)):
+            notes.append(f"no temperature is kept: {why}")
+            temperature = None
+        else:
+            scores[f"temperature {temperature:.2f}"] = tempered(part.scores, temperature)
+            figures["temperature"] = temperature
     errors = {name: calibration_error(part, values, seed=run.seed) for name, values in scores.items()}
     first = next(iter(errors.values()))
     figures |= {"ece": first.value, "ece_low": first.low, "ece_high": first.high}
     if temperature is not None:
-        figures["ece_after_temperature"] = list(errors.values())[-1].value
+        after = list(errors.values())[-1].value
+        figures["ece_after_temperature"] = after
+        if after > first.value:
+            notes.append(
+                f"the temperature does not mend it: on {part.split} the calibration error is {after:.3f} with it and "
+                f"{first.value:.3f} without"
+            )
     parts: list[Part] = [_reliability(part, scores, errors)]
     if part.problem == "single_label":
         final = list(scores.values())[-1]

@@ -15,6 +15,7 @@ from hf_sft.curves import as_png, best_epoch, metric_names
 from hf_sft.summary import finite
 
 SPIKE = 5.0  # times the median gradient norm from which on a step is called a spike
+LEAST_SPIKE, EARLY = 0.01, 10  # nor under this share of the largest norm among the first tenth of the steps
 Entry = Mapping[str, Any]
 
 
@@ -46,7 +47,8 @@ def show_course(run: FinishedRun, predictions: Mapping[str, Predictions]) -> Sec
     norms = np.array([value for entry in steps if (value := _of(entry, "grad_norm")) is not None])
     notes = []
     if len(norms):
-        spikes = int((norms > SPIKE * np.median(norms)).sum())
+        floor = LEAST_SPIKE * norms[: max(1, len(norms) // EARLY)].max()  # below it the model is done: nothing jumps
+        spikes = int((norms > max(SPIKE * float(np.median(norms)), floor)).sum())
         figures |= {"median_gradient_norm": float(np.median(norms)), "gradient_spikes": spikes}
         if spikes:
             notes.append(

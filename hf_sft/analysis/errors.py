@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -35,8 +35,10 @@ def show_errors(run: FinishedRun, predictions: Mapping[str, Predictions]) -> Sec
         parts += _classes(part, run.seed)
     parts.append(_worst(run, part))
     if part.problem == "single_label":
-        doubtful = _doubtful(run, predictions)
+        able, unable = _able_to_doubt(predictions)
+        doubtful = _doubtful(run, able, predictions.get("validation"))
         parts.append(doubtful)
+        notes += unable
         figures["likely_label_errors"] = len(doubtful.rows)
     for what, make in (("duplicates", _duplicates), ("slices", _slices)):
         try:
@@ -105,12 +107,27 @@ def _worst(run: FinishedRun, part: Predictions) -> Table:
     return Table(name="worst_rows", caption=caption, heads=heads, rows=rows, shown=20)
 
 
-def _doubtful(run: FinishedRun, predictions: Mapping[str, Predictions]) -> Table:
+def _able_to_doubt(predictions: Mapping[str, Predictions]) -> tuple[list[Predictions], list[str]]:
+    """The splits where the model knows more than which class is the largest, and a note for each other one."""
+    able, notes = [], []
+    for part in predictions.values():
+        right = float(part.right.mean())
+        largest = float(np.bincount(part.references).max()) / max(len(part), 1)
+        if right > largest:
+            able.append(part)
+        else:
+            notes.append(
+                f"no likely label errors of {part.split}: with {right:.1%} right the model knows no more than the "
+                f"share of the largest class ({largest:.1%}), so its doubts tell nothing"
+            )
+    return able, notes
+
+
+def _doubtful(run: FinishedRun, able: Sequence[Predictions], known: Predictions | None) -> Table:
     """Rows of the predicted splits whose label is likely wrong: the model was not trained on them."""
     rows: list[list[Cell]] = []
-    known = predictions.get("validation")
     temperature = fit_temperature(known.references, known.scores) if known else 1.0
-    for part in predictions.values():
+    for part in able:
         calibrated = tempered(part.scores, temperature)
         found = likely_label_errors(part.references, calibrated)[:MOST_DOUBTFUL]
         for row, cell in zip(found.tolist(), run.shown(part.split, part.row_ids[found]), strict=True):

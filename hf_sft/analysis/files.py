@@ -13,8 +13,8 @@ from hf_sft.analysis.section import Cell, Cloud, Figure, Interval, Section, Tabl
 from hf_sft.record import as_json, write_text
 
 
-def write_files(folder: Path, page: str, sections: Sequence[Section]) -> None:
-    """index.html, <section>_<name>.png and .parquet, and <section>.json; those of other sections are left alone."""
+def write_files(folder: Path, page: str, sections: Sequence[Section], name: str = "index.html") -> None:
+    """The page, <section>_<part>.png and .parquet, and <section>.json; those of other sections are left alone."""
     folder.mkdir(parents=True, exist_ok=True)
     for section in sections:
         for old in [*folder.glob(f"{section.name}_*.png"), *folder.glob(f"{section.name}_*.parquet")]:
@@ -29,7 +29,7 @@ def write_files(folder: Path, page: str, sections: Sequence[Section]) -> None:
         content = {"title": section.title, "sentence": section.sentence, "notes": list(section.notes)}
         figures = {**content, "failed": section.failed, "key_figures": dict(section.key_figures)}
         write_text(folder / f"{section.name}.json", as_json(figures) + "\n")
-    write_text(folder / "index.html", page)
+    write_text(folder / name, page)
 
 
 def columns_of(table: Table) -> Mapping[str, Sequence[Any]]:

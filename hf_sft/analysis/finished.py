@@ -69,12 +69,22 @@ class FinishedRun:
         """The fine-tuned model, in eval mode on its device."""
         return load_saved(self.path, trust_remote_code=self.trust_remote_code)
 
-    @cached_property
+    @property
     def before(self) -> Any:
         """The model as training found it, its new head drawn with the run's seed; on the device of `saved`.
 
         Raises Absent where its weights are not to be had any more.
         """
+        return self._built_before[0]
+
+    @property
+    def new(self) -> frozenset[str]:
+        """Names of the parameters of `before` that were drawn at random, but for tuning.reinit_layers."""
+        return self._built_before[1]
+
+    @cached_property
+    def _built_before(self) -> tuple[Any, frozenset[str]]:
+        """Raises Absent where its weights are not to be had any more."""
         try:
             with torch.random.fork_rng():
                 torch.manual_seed(self.seed)
@@ -82,7 +92,8 @@ class FinishedRun:
         except HfSftError as error:
             raise Absent(f"the model before training cannot be read: {first_line(error)}") from error
         model = built.model.to(next(self.saved.model.parameters()).device)
-        return model.to(memory_format=torch.channels_last).eval() if self.saved.channels_last else model.eval()
+        model = model.to(memory_format=torch.channels_last) if self.saved.channels_last else model
+        return model.eval(), built.new
 
     @cached_property
     def _read(self) -> tuple[TaskData | None, str]:

@@ -14,6 +14,7 @@ from hf_sft.analysis.section import Figure, Interval
 SHARES = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
 CONTROLLED = 12  # rows whose map is compared with that of a shuffled model
 ALIKE = 0.5  # rank correlation with the map of a shuffled model from which on a map explains the input, not the model
+LEAST_GAIN = 0.005  # of probability: less explains nothing, however sure it is
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +32,10 @@ class Check:
     alike: float
 
     def in_words(self) -> str:
-        if self.gain.low <= 0:
-            return f"{self.method}: blanking what it marks hurts no more than blanking at random; do not trust it here"
+        if self.gain.low <= 0 or self.gain.value < LEAST_GAIN:
+            return (
+                f"{self.method}: blanking what it marks hurts hardly more than blanking at random; do not trust it here"
+            )
         if self.alike > ALIKE:
             return f"{self.method}: a model with shuffled weights gets a like map (rank correlation {self.alike:.2f})"
         return f"{self.method}: blanking what it marks costs {self.gain.value:.2f} more probability than at random"

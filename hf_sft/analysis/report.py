@@ -34,6 +34,7 @@ class Report:
     sections: tuple[Section, ...]
     folder: Path
     seconds: float
+    file: str = "index.html"
 
     @property
     def ok(self) -> bool:
@@ -49,7 +50,7 @@ class Report:
             rows.append((section.title, figures or section.sentence))
         width = min(110, shutil.get_terminal_size((100, 24)).columns)
         table = as_text(Table(heads=("section", "what was found"), rows=rows, left=2, firm=1), width)
-        return f"{self.title}\n\n{table}\n\n{self.folder / 'index.html'} ({self.seconds:.0f} s)"
+        return f"{self.title}\n\n{table}\n\n{self.folder / self.file} ({self.seconds:.0f} s)"
 
     def _repr_html_(self) -> str:
         return fragment(self.title, self.facts, self.sections)
@@ -60,7 +61,10 @@ def _short(value: float | int | str | None) -> str:
 
 
 def look_inside(run: FinishedRun, names: Sequence[str]) -> Report:
-    """The named analyses of a run, in the order of ANALYSES; written into its report folder and its record."""
+    """The named analyses of a run, in the order of ANALYSES; written into its report folder and its record.
+
+    All of them make index.html; some of them a page of their own, <name>_<name>.html, beside it.
+    """
     started = time.perf_counter()
     predictions = read_predictions(run.record)
     say(describe_cost(run, names, predictions))
@@ -68,12 +72,14 @@ def look_inside(run: FinishedRun, names: Sequence[str]) -> Report:
     title = f"{run.name}: {run.record.recipe['task']}"
     facts = _facts(run)
     folder = run.record.directory.report
-    write_files(folder, page(title, facts, sections), sections)
-    found = {section.name: dict(section.key_figures) for section in sections if not section.failed}
+    whole = len(sections) == len(ANALYSES)
+    file = "index.html" if whole else f"{'_'.join(section.name for section in sections)}.html"
+    write_files(folder, page(title, facts, sections), sections, file)
+    found = {section.name: dict(section.key_figures) for section in sections if section.key_figures}
     record = RunRecord.load(run.path)  # what another command may have added since
     replace(record, inspection={**record.inspection, **found}).save()
     seconds = time.perf_counter() - started
-    return Report(title=title, facts=facts, sections=sections, folder=folder, seconds=seconds)
+    return Report(title=title, facts=facts, sections=sections, folder=folder, seconds=seconds, file=file)
 
 
 def look_at_both(runs: Sequence[FinishedRun]) -> Report:
@@ -90,12 +96,18 @@ def look_at_both(runs: Sequence[FinishedRun]) -> Report:
     facts = tuple(fact for run in runs for fact in (f"{run.name}: {line}" for line in _facts(run)))
     folder = first.record.directory.report / "comparison"
     write_files(folder, page(title, facts, sections), sections)
-    found = {str(run.path): dict(one.key_figures) for run, one in zip(others, sections, strict=True)}
+    found = {name: dict(one.key_figures) for name, one in zip(told_apart(runs)[1:], sections, strict=True)}
     record = RunRecord.load(first.path)
     earlier = record.inspection.get("comparisons", {})
     replace(record, inspection={**record.inspection, "comparisons": {**earlier, **found}}).save()
     seconds = time.perf_counter() - started
     return Report(title=title, facts=facts, sections=sections, folder=folder, seconds=seconds)
+
+
+def told_apart(runs: Sequence[FinishedRun]) -> list[str]:
+    """The name of each run, after that of its parent folder where two have the same."""
+    names = [run.name for run in runs]
+    return [f"{run.path.resolve().parent.name}/{run.name}" if names.count(run.name) > 1 else run.name for run in runs]
 
 
 def describe_cost(run: FinishedRun, names: Sequence[str], predictions: Mapping[str, Predictions]) -> str:

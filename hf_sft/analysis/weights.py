@@ -58,7 +58,14 @@ def show_weights(run: FinishedRun, predictions: Mapping[str, Predictions]) -> Se
     }
     parts: list[Part] = [_bars(drifts), _table(drifts)]
     parts += [*_histograms(before, after, run.before), *_filters(before, after)]
-    notes = ["the head is new: it is compared with what it was drawn as, so its distance says little"]
+    notes = []
+    if any(block.name == "head" and run.new.intersection(block.parameters) for block in find_blocks(run.before)):
+        notes.append("the head is new: it is compared with what it was drawn as, so its distance says little")
+    if layers := run.recipe.tuning.reinit_layers:
+        notes.append(
+            f"training began with the last {layers} blocks drawn anew (tuning.reinit_layers): they are compared with "
+            "the pretrained weights, which they never had, so their distance says little"
+        )
     if still:
         notes.append(f"exactly as before training: {', '.join(still)}")
     if statistics_moved(run.before, run.saved.model):

@@ -29,7 +29,8 @@ def inspect(
     """A report on a finished run, written to `report/index.html` in its folder; in a notebook it shows itself.
 
     others: runs judged on the same rows, each compared with the first; `report/comparison/index.html` is then written.
-    only: names of ANALYSES; absent: all. rows: how many rows are looked at where all would take long (seeded).
+    only: names of ANALYSES; absent: all. Some make a page of their own, as `report/errors.html`.
+    rows: how many rows are looked at where all would take long (seeded).
     data: the splits of a run on data in memory, as they were given to fine_tune.
     Key figures are added to the record, and a temperature to the model, for `predict --calibrated`.
     Raises HfSftError for a folder without a finished run, and names of analyses that are not there.

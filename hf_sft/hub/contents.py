@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,15 @@ SETTINGS = {
 }  # fmt: skip
 PATH_KEYS = {"_name_or_path", "name_or_path", "base_model_name_or_path", "tokenizer_file", "vocab_file", "merges_file"}
 WORDS_OF_THE_DATA = {"labels", "per_class", "confusion", "examples"}  # of the record: never a path
+# Pictures that show no row of the data: of the run, and <section>_<name> of `hf-sft inspect`. No other is published.
+PICTURES = {
+    "curves", "confusion", "course_curves", "course_gap", "errors_confusion", "errors_confusion_shares",
+    "errors_numbers", "confidence_reliability", "confidence_coverage", "attribution_deletion", "weights_drift",
+    "weights_histograms", "weights_filters", "activations_blocks", "activations_maps",
+}  # fmt: skip
+ROWS = "examples"  # folder of model/ with the pictures of rows that the card offers to try
+# Not in the middle of an address or a word; \n is how JSON writes the end of a line.
+BEFORE_A_PATH = r"(?:(?<![\w.~/-])|(?<=file://)|(?<=\\[nrt]))"
 
 Content = Path | bytes
 
@@ -47,19 +57,24 @@ def contents_of(record: RunRecord, repo_id: str) -> Contents:
     if not any(directory.model.glob("*.safetensors")):
         expected, found = "the model of a finished run", "no weights there"
         raise ModelError(Finding(place=str(directory.model), expected=expected, found=found, fix="run it again"))
+    published = _with_repository(record, repo_id)
+    pictures = {*(f"{name}.png" for name in PICTURES), *published.pictures}
     files: dict[str, Content] = {}
     left_out = []
     for path in sorted(path for path in directory.model.rglob("*") if path.is_file()):
         name = path.relative_to(directory.model).as_posix()
-        if name in (CARD, RECIPE, RECORD):
+        folder, _, rest = name.partition("/")
+        if name in (CARD, RECIPE, RECORD) or (folder == "report" and rest not in pictures):
+            continue
+        if folder == ROWS and not published.examples:
             continue
         if path.suffix not in ENDINGS or any(part.startswith(".") for part in Path(name).parts):
             left_out.append(name)
         else:
             files[name] = without_traces(path, directory)
     for picture in sorted(directory.report.glob("*.png")):
-        files.setdefault(f"report/{picture.name}", picture)
-    published = _with_repository(record, repo_id)
+        if picture.name in pictures:
+            files.setdefault(f"report/{picture.name}", picture)
     files[CARD] = _clean(model_card(published), directory).encode()
     files[RECIPE] = _clean(_recipe(directory, published), directory).encode()
     digests = {name: digest_of(content) for name, content in sorted(files.items())}
@@ -81,9 +96,10 @@ def digest_of(content: Content) -> str:
 
 
 def _with_repository(record: RunRecord, repo_id: str) -> RunRecord:
-    """The record as of a recipe that names this repository: the card's snippet does."""
+    """The record as of a recipe that names this repository, without rows where hub.examples allows none."""
     hub = {**(record.recipe.get("hub") or {}), "repo_id": repo_id}
-    return dataclasses.replace(record, recipe={**record.recipe, "hub": hub})
+    found = dataclasses.replace(record, recipe={**record.recipe, "hub": hub})
+    return found if hub.get("examples") else dataclasses.replace(found, pictures=[], examples=[])
 
 
 def _recipe(directory: RunDirectory, record: RunRecord) -> str:
@@ -128,5 +144,5 @@ def _clean(text: str, directory: RunDirectory) -> str:
     """Without secrets, and without the folders that this run and its user live in, wherever they stand."""
     folders = {str(directory.path.absolute()), str(directory.path.resolve()), os.getcwd(), str(Path.home())}
     for folder in sorted((folder for folder in folders if folder.count(os.sep) > 1 or len(folder) > 4), key=len)[::-1]:
-        text = text.replace(f"{folder}{os.sep}", "")
+        text = re.sub(BEFORE_A_PATH + re.escape(f"{folder}{os.sep}"), "", text)
     return mask(text)

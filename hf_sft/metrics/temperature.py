@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 SMALLEST = 1e-30  # of a probability, so that its logarithm is a number
 LIMITS = (0.05, 20.0)
+FEWEST = 50  # rows, from fewer of which a temperature is chance
 
 
 def tempered(scores: NDArray, temperature: float) -> NDArray:
@@ -28,3 +29,15 @@ def fit_temperature(references: NDArray, scores: NDArray) -> float:
 
     found = minimize_scalar(loss, bounds=tuple(np.log(LIMITS)), method="bounded", options={"xatol": 1e-6})
     return float(np.exp(found.x))
+
+
+def doubt(temperature: float, rows: int) -> str:
+    """Why a temperature fitted on so many rows is not to be used; empty where it may be."""
+    if rows < FEWEST:
+        return f"{rows} rows of validation are too few to fit one on ({FEWEST} at least)"
+    if not LIMITS[0] * 1.01 < temperature < LIMITS[1] * 0.99:
+        return (
+            f"the fit ran into its limit ({temperature:.2f}): validation is all right or all wrong, or its scores "
+            "tell nothing"
+        )
+    return ""

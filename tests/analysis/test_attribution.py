@@ -12,11 +12,14 @@ import torch
 from analysis_runs import finish_images, finish_text
 from tiny import IMAGE_FAMILIES, OTHER_IMAGE_FAMILIES, SIZE
 from tiny_runs import make_data, make_recipe, prepare
+from tokenizers import Tokenizer, decoders, models
+from tokenizers.pre_tokenizers import ByteLevel
 from torch import nn
+from transformers import PreTrainedTokenizerFast
 
 from hf_sft import inspect
 from hf_sft.analysis.attributed_pictures import as_cells, blank
-from hf_sft.analysis.attributed_words import merge_words
+from hf_sft.analysis.attributed_words import merge_words, spelling
 from hf_sft.analysis.map_checks import check
 from hf_sft.analysis.maps import (
     deletion,
@@ -155,6 +158,7 @@ def test_a_map_that_marks_nothing_is_not_to_be_trusted() -> None:
         assert words in check("This map", marked, at_random, 0.0, 0).in_words()
     marked, at_random = deletion(answer, weights, able, shares, 1)
     assert "shuffled weights" in check("This map", marked, at_random, 0.9, 0).in_words()
+    assert "do not trust it" in check("This map", at_random - 0.001, at_random, 0.0, 0).in_words()
 
 
 def test_shuffled_weights_are_the_same_numbers_elsewhere() -> None:
@@ -180,6 +184,17 @@ def test_shuffled_weights_are_the_same_numbers_elsewhere() -> None:
 def test_pieces_are_put_together_to_words(tokens: list[str], words: tuple[str, ...]) -> None:
     found = merge_words(tokens, np.arange(1.0, len(tokens) + 1))
     assert found.pieces == words and max(found.weights) == 1
+
+
+def test_words_of_bytes_are_written_with_their_letters() -> None:
+    tokenizer = Tokenizer(
+        models.BPE(vocab={letter: place for place, letter in enumerate(ByteLevel.alphabet())}, merges=[])
+    )
+    tokenizer.pre_tokenizer, tokenizer.decoder = ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+    tokens = fast.tokenize("schön ça 良い")
+    assert "Ã" in tokens
+    assert merge_words(tokens, np.ones(len(tokens)), spelling(fast)).pieces == ("schön", "ça", "良い")
 
 
 @pytest.fixture(scope="module")

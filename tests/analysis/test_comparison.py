@@ -8,8 +8,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from analysis_runs import finish_text
+from record_fixture import make_record
 
 from hf_sft import RunRecord, inspect
+from hf_sft.analysis.finished import FinishedRun
+from hf_sft.analysis.report import told_apart
 from hf_sft.errors import DataError, RecipeError
 
 
@@ -53,7 +56,12 @@ def test_rows_that_changed_sides_are_counted_and_shown(run: Path, tmp_path: Path
     difference = next(table for table in section.tables if table.name == "difference").rows[-1]
     assert difference[2] - difference[1] == pytest.approx(7 / 40)
     assert (run / "report" / "comparison" / "index.html").is_file()
-    assert RunRecord.load(run).inspection["comparisons"][str(tmp_path / "other")]["rows"] == 40
+    assert RunRecord.load(run).inspection["comparisons"]["other"]["rows"] == 40
+
+
+def test_runs_of_one_name_are_told_apart_without_the_folders_above() -> None:
+    runs = [FinishedRun(record=make_record(output_dir=f"/srv/me/{name}")) for name in ("a/out", "b/out", "other")]
+    assert told_apart(runs) == ["a/out", "b/out", "other"]
 
 
 def test_runs_on_other_rows_are_not_compared(run: Path, tmp_path: Path) -> None:

@@ -70,3 +70,14 @@ def test_the_interval_of_the_calibration_error_holds_it() -> None:
     part = single(*drawn_scores(400, 3, sharpness=2.0))
     found = calibration_error(part, part.scores, seed=0)
     assert found.low <= found.value + 0.02 and found.value <= found.high
+
+
+def test_a_temperature_of_few_rows_or_at_its_limit_is_not_kept_and_one_that_harms_is_told() -> None:
+    run, test = FinishedRun(record=make_record()), single(*drawn_scores(ROWS, 4, seed=2))
+    few = single(*drawn_scores(49, 4, seed=1), split="validation")
+    solved = single(test.scores.argmax(axis=1), test.scores, split="validation")
+    for validation, why in ((few, "49 rows of validation"), (solved, "limit")):
+        section = show_confidence(run, {"validation": validation, "test": test})
+        assert "temperature" not in section.key_figures and why in section.notes[0]
+    other = single(*drawn_scores(ROWS, 4, sharpness=3.0, seed=1), split="validation")
+    assert "does not mend it" in show_confidence(run, {"validation": other, "test": test}).notes[0]

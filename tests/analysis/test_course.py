@@ -37,3 +37,11 @@ def test_a_course_is_told_from_the_history_and_its_spikes_are_counted() -> None:
 def test_a_run_without_history_has_no_course() -> None:
     with pytest.raises(Absent, match="no course"):
         show_course(FinishedRun(record=make_record(history={"steps": [], "epochs": []})), {})
+
+
+def test_a_run_that_has_learned_all_has_no_spikes() -> None:
+    history = make_history(4)
+    for place, entry in enumerate(history["steps"]):
+        entry["grad_norm"] = 10.0 if place < 2 else 1e-4 * (1 + 50 * (place % 3 == 0))
+    section = show_course(FinishedRun(record=make_record(history=history)), {})
+    assert section.key_figures["gradient_spikes"] in (1, 2)  # the first two alone

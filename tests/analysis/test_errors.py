@@ -7,6 +7,7 @@ import pytest
 from analysis_runs import drawn_scores, single
 
 from hf_sft.analysis import confusion
+from hf_sft.analysis.errors import _able_to_doubt
 from hf_sft.analysis.label_errors import likely_label_errors
 from hf_sft.analysis.proportions import adjusted, f1_interval, fewer_right, mcnemar, share
 from hf_sft.analysis.section import Interval
@@ -91,3 +92,11 @@ def test_a_slice_is_called_worse_for_what_it_is_and_not_by_chance() -> None:
 
 def _halves(right: np.ndarray) -> tuple[int, int, int, int]:
     return int(right[:100].sum()), 100, int(right[100:].sum()), 100
+
+
+def test_a_model_that_knows_no_more_than_the_largest_class_doubts_no_label() -> None:
+    references, scores = drawn_scores(400, 3)
+    blind = np.tile([0.1, 0.8, 0.1], (400, 1))
+    able, notes = _able_to_doubt({"validation": single(references, scores), "test": single(references, blind)})
+    assert len(able) == 1 and able[0].right.mean() > 0.5
+    assert len(notes) == 1 and "no likely label errors of test" in notes[0]

@@ -13,6 +13,7 @@ from tiny_runs import make_data, make_recipe, prepare
 
 from hf_sft import RunRecord, inspect
 from hf_sft.analysis.block_outputs import block_modules, block_outputs
+from hf_sft.analysis.finished import FinishedRun
 from hf_sft.analysis.section import Cloud
 from hf_sft.analysis.similarity import linear_cka, probe_accuracy, two_dimensions
 from hf_sft.analysis.weights import measure_drift
@@ -88,7 +89,7 @@ def test_a_probe_finds_classes_that_lie_apart_and_none_in_noise() -> None:
     assert points.shape == (120, 2) and share > 0.9
 
 
-def test_a_frozen_run_shows_zero_drift_below_its_head(tmp_path: Path) -> None:
+def test_a_frozen_run_shows_zero_drift_below_its_head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     record = finish_text(tmp_path, tuning={"strategy": "head"})
     weights, activations = inspect(record.output_dir, only=["weights", "activations"], rows=30).sections
     assert not weights.failed and not activations.failed
@@ -98,6 +99,10 @@ def test_a_frozen_run_shows_zero_drift_below_its_head(tmp_path: Path) -> None:
     assert all(row[2] == pytest.approx(1) for row in activations.tables[0].rows)
     (cloud,) = [part for part in activations.parts if isinstance(part, Cloud)]
     assert len(cloud.points) == len(cloud.texts) == 30 and "good film" in cloud.texts[0]
+    assert weights.notes[0].startswith("the head is new")
+    monkeypatch.setattr(FinishedRun, "new", frozenset())
+    (weights,) = inspect(record.output_dir, only="weights").sections
+    assert not any("the head is new" in note for note in weights.notes)
 
 
 def test_a_trained_image_run_shows_its_filters_and_its_drift(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from hf_sft.analysis.predictions import Predictions
 from hf_sft.analysis.section import Absent, Section
 from hf_sft.cli import app
 from hf_sft.errors import DataError, HfSftError, ModelError, RecipeError
+from hf_sft.metrics.temperature import SMALLEST
 
 NEEDS_NO_MODEL = ["confidence"]
 
@@ -54,7 +55,8 @@ def test_errors_and_confidence_of_a_run_are_one_page_with_its_figures_and_data(r
     report = inspect(run, only=["errors", "confidence"], rows=32)
     assert report.ok and [section.name for section in report.sections] == ["errors", "confidence"]
     folder = run / "report"
-    page = (folder / "index.html").read_text(encoding="utf-8")
+    assert str(folder / "errors_confidence.html") in str(report)
+    page = (folder / "errors_confidence.html").read_text(encoding="utf-8")
     found = _Read(page)
     assert found.scripts == 1 and page.count(SCRIPT) == 1
     assert all(address.startswith(("data:image/png;base64,", "#")) for address in found.addresses)
@@ -95,6 +97,22 @@ def test_only_names_what_is_looked_at_and_a_wrong_name_is_told_before_anything_i
     assert set(json.loads(result.stdout)) == {"confidence"}
 
 
+def test_a_page_of_some_sections_and_a_section_without_figures_leave_what_was_found(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def absent(run: Any, predictions: Mapping[str, Predictions]) -> Section:
+        raise Absent("the data are gone")
+
+    inspect(run, only="confidence")
+    before = RunRecord.load(run).inspection["confidence"]
+    (run / "report" / "index.html").write_text("the whole page")
+    monkeypatch.setitem(ANALYSES, "confidence", Analysis("Confidence", absent))
+    inspect(run, only="confidence")
+    assert (run / "report" / "index.html").read_text() == "the whole page"
+    assert "the data are gone" in (run / "report" / "confidence.html").read_text()
+    assert RunRecord.load(run).inspection["confidence"] == before
+
+
 def test_what_fails_says_so_and_takes_nothing_else_down(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(run: Any, predictions: Mapping[str, Predictions]) -> Section:
         raise ValueError("<b>no</b> such thing")
@@ -110,7 +128,7 @@ def test_what_fails_says_so_and_takes_nothing_else_down(run: Path, monkeypatch: 
     assert "Traceback" in (run / "report" / "errors_traceback.txt").read_text()
     assert not confidence.failed and confidence.parts
     assert not missing.failed and missing.sentence == "Not shown: this task has no such thing."
-    assert "<b>no</b>" not in (run / "report" / "index.html").read_text()
+    assert "<b>no</b>" not in (run / "report" / "errors_confidence_missing.html").read_text()
     result = CliRunner().invoke(app, ["inspect", str(run), "--only", "errors"])
     assert result.exit_code == 1
 
@@ -124,14 +142,19 @@ def test_rows_that_cannot_be_read_again_cost_their_texts_alone(tmp_path: Path) -
     assert str(worst.rows[0][1]).startswith("row ") and "cannot be shown" in worst.caption
 
 
-def test_calibrated_predictions_divide_logits_by_the_temperature_that_was_fitted(run: Path) -> None:
+def test_calibrated_predictions_divide_logits_by_the_temperature_that_was_fitted(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hf_sft.analysis.confidence.doubt", lambda temperature, rows: "")
     (confidence,) = inspect(run, only="confidence").sections
     temperature = confidence.key_figures["temperature"]
     assert json.loads((run / "model" / "config.json").read_text())["hf_sft_temperature"] == temperature
     plain, calibrated = (predict(run, ["good film", "bad meal"], calibrated=which).rows for which in (False, True))
     for before, after in zip(plain, calibrated, strict=True):
         powers = {
-            name: value ** (1 / float(str(temperature))) for name, value in before.items() if name.startswith("score_")
+            name: max(float(str(value)), SMALLEST) ** (1 / float(str(temperature)))
+            for name, value in before.items()
+            if name.startswith("score_")
         }
         for name, value in powers.items():
             assert after[name] == pytest.approx(value / sum(powers.values()))

@@ -20,6 +20,7 @@ from hf_sft import HfSftError, Recipe, RunRecord, push
 from hf_sft.cli import main
 from hf_sft.errors import DataError, RecipeError
 from hf_sft.hub.connection import HubError
+from hf_sft.hub.contents import contents_of
 from hf_sft.hub.push import PushError
 
 REPO = "me/tiny"
@@ -119,6 +120,39 @@ def test_labels_that_look_like_paths_stay_as_they_are(hub: LoopbackHub, finished
     push(finished, REPO)
     there = json.loads(hub.files(REPO)["config.json"])
     assert there["id2label"] == odd and there["_name_or_path"] == "x"
+
+
+@pytest.mark.parametrize("examples", [0, 2, None])
+def test_pictures_of_rows_are_sent_where_examples_are_asked_for_alone(finished: Path, examples: int | None) -> None:
+    for folder in (finished / "report", finished / "model" / "report"):
+        for name in ("examples", "attribution_maps", "weights_filters", "anything"):
+            (folder / f"{name}.png").write_bytes(b"x")
+    (finished / "model" / "examples").mkdir()
+    (finished / "model" / "examples" / "0.jpg").write_bytes(b"x")
+    record = RunRecord.load(finished)
+    hub = None if examples is None else {"repo_id": REPO, "examples": examples}
+    shown = [{"src": "examples/0.jpg"}]
+    record = replace(record, recipe={**record.recipe, "hub": hub}, pictures=["examples.png"], examples=shown)
+    files = contents_of(record, REPO).files
+    of_rows = {"report/examples.png", "examples/0.jpg"}
+    assert set(files) == PUBLISHED | {"report/weights_filters.png"} | (of_rows if examples else set())
+    card, told = files["README.md"], files["record.json"]
+    assert isinstance(card, bytes) and isinstance(told, bytes)
+    assert (b"examples.png" in card) == (b"examples/0.jpg" in card) == bool(examples) == (b"examples.png" in told)
+
+
+def test_addresses_and_words_are_not_cut_where_they_hold_the_name_of_a_folder(
+    hub: LoopbackHub, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/srv/me")
+    config = json.loads((finished / "model" / "config.json").read_text())
+    notes = {"see": "https://a.b/srv/me/x", "path": "in /srv/me/x", "file": "file:///srv/me/x", "line": "a\n/srv/me/x"}
+    odd = {"0": "r/srv/me/x", "1": "b"}
+    (finished / "model" / "config.json").write_text(json.dumps(config | {"id2label": odd, "notes": notes}))
+    push(finished, REPO)
+    there = json.loads(hub.files(REPO)["config.json"])
+    assert there["id2label"] == odd
+    assert there["notes"] == {"see": notes["see"], "path": "in x", "file": "file://x", "line": "a\nx"}
 
 
 def test_the_card_on_the_hub_names_its_repository(hub: LoopbackHub, finished: Path) -> None:
