@@ -121,6 +121,14 @@ def test_a_wrong_format_is_recognised_by_its_values(meant: Any, said: Any) -> No
     assert f"set dataset.bbox_format: {meant} (20 of 20 rows fit it" in str(error.value)
 
 
+def test_a_wrong_format_is_an_error_even_where_bad_rows_are_skipped() -> None:
+    rows = rows_of(*[[[20, 10, 38, 18]]] * 3, *[[[1, 1, 8, 8]]] * 3)
+    with pytest.raises(
+        DataError, match=r"(?s)bbox_format.*3 of 6 rows are not, as xywh.*set dataset.bbox_format: xyxy"
+    ):
+        loaded(rows, on_bad_row="skip")
+
+
 def test_labels_and_boxes_of_one_row_must_be_as_many() -> None:
     rows = Dataset.from_list(
         [{"image": pil.new("RGB", SIZE), "objects": {"bbox": WRITTEN["xywh"], "category": ["cat"]}}] * 2,

@@ -28,6 +28,7 @@ from transformers import AutoModelForSemanticSegmentation, SegformerImageProcess
 
 from hf_sft import Recipe, check, fine_tune
 from hf_sft.commands.evaluate import evaluate
+from hf_sft.commands.evaluated_rows import rows_to_evaluate
 from hf_sft.commands.predict import predict
 from hf_sft.data.augment import IGNORED
 from hf_sft.data.labels import Labels
@@ -357,10 +358,23 @@ def test_predict_writes_masks_with_a_palette_and_overlays(run: Any, tmp_path: Pa
         image.save(folder / f"photo {place}.png")
     answers = predict(record.directory.path, folder, tmp_path / "answers.csv")
     assert answers.total == 8
-    mask = pil.open(tmp_path / "answers" / "masks" / "photo_1.png")
+    mask = pil.open(tmp_path / "answers_files" / "masks" / "photo_1.png")
     assert mask.mode == "P" and mask.getpalette()[3:6] == [255, 255, 0]
-    assert pil.open(tmp_path / "answers" / "overlays" / "photo_1.png").size == mask.size
-    assert "answers/masks/photo_1.png" in (tmp_path / "answers.csv").read_text().replace(str(tmp_path) + "/", "")
+    assert pil.open(tmp_path / "answers_files" / "overlays" / "photo_1.png").size == mask.size
+    assert "answers_files/masks/photo_1.png" in (tmp_path / "answers.csv").read_text().replace(str(tmp_path) + "/", "")
+
+
+def test_predict_writes_over_no_files_of_the_user(run: Any, tmp_path: Path) -> None:
+    record, data = run
+    for folder in ("roads", "roads_files"):
+        (tmp_path / folder / "masks").mkdir(parents=True)
+        (tmp_path / folder / "masks" / "0.png").write_text("mine")
+    images, output = [image.convert("RGB") for image in data["test"]["image"]], tmp_path / "roads.csv"
+    with pytest.raises(DataError, match=r"(?s)no folder .*roads_files yet.*it holds files.*--overwrite"):
+        predict(record.directory.path, images, output)
+    assert not output.exists()
+    predict(record.directory.path, images, output, overwrite=True)
+    assert (tmp_path / "roads" / "masks" / "0.png").read_text() == "mine"
 
 
 def test_a_run_leaves_metrics_pictures_and_a_model_that_knows_names_and_colours(run: Any) -> None:
@@ -386,6 +400,17 @@ def test_evaluate_gives_the_numbers_of_the_run_on_its_own_and_on_the_same_data(r
     for name, value in record.metrics["test"].items():
         assert found.metrics[name] == pytest.approx(value, abs=1e-6)
     assert found.per_class["floor"]["support"] == record.per_class["test"]["floor"]["support"]
+
+
+def test_ids_without_names_are_the_same_ids_in_other_data(run: Any) -> None:
+    record, _ = run
+    saved = load_saved(record.directory.path)
+    names, own = ("1", "2", "3"), saved.recipe.dataset.model_copy(update={"labels": None, "ignore_label": 0})
+    bare = replace(saved, labels=replace(saved.labels, names=names))
+    bare = replace(bare, recipe=bare.recipe.model_copy(update={"dataset": own}))
+    rows = rows_of(halves(1, 2, 3), halves(0, 1, 2))
+    part, *_ = rows_to_evaluate(bare, rows, None, {}, None, {})
+    assert list(part.entries) == [{"1": 64, "2": 64, "3": 64}, {"1": 64, "2": 64}]
 
 
 def test_the_order_of_rows_and_the_size_of_batches_change_no_answer(run: Any) -> None:
