@@ -240,7 +240,10 @@ def test_coco_files_are_read_as_rows(layout: str, tmp_path: Path) -> None:
     [
         ({"categories": [{"id": 3, "name": "cat"}]}, "category_id 70, which no category has"),
         ({"images": [{"id": 5}]}, r"images\[0\] without 'file_name'"),
-        ({"images": [{"id": 5, "file_name": "c.png"}]}, "no c.png beside"),
+        ({"images": [{"id": 5, "file_name": "c.png"}], "annotations": []}, "no c.png beside"),
+        ({"images": [{"id": 5, "file_name": "a.png"}]}, "2 annotations whose image_id no image has, as 9"),
+        ({"images": [{"id": 9, "file_name": "a.png"}] * 2}, "several images with id 9"),
+        ({"categories": [{"id": "cat", "name": "cat"}]}, r"categories\[0\] with id 'cat', which is no whole number"),
     ],
 )
 def test_what_a_coco_file_lacks_is_said(changes: Any, words: str, tmp_path: Path) -> None:
@@ -248,6 +251,24 @@ def test_what_a_coco_file_lacks_is_said(changes: Any, words: str, tmp_path: Path
     content = {"task": "object-detection", "model": {"name": "none"}, "dataset": {"path": str(path)}}
     with pytest.raises(DataError, match=words):
         load_data(Recipe.from_dict(content), TASKS["object-detection"])
+
+
+def test_a_category_id_means_one_thing_in_all_files(tmp_path: Path) -> None:
+    save_coco(tmp_path, pictures="train", file="train/_annotations.coco.json")
+    swapped = [{"id": 3, "name": "dog"}, {"id": 70, "name": "cat"}]
+    save_coco(tmp_path, pictures="valid", file="valid/_annotations.coco.json", categories=swapped)
+    content = {"task": "object-detection", "model": {"name": "none"}, "dataset": {"path": str(tmp_path)}}
+    with pytest.raises(DataError, match=r"category 3 is 'cat' in .*/train/.* and 'dog' in .*/valid/"):
+        load_data(Recipe.from_dict(content), TASKS["object-detection"])
+
+
+def test_categories_of_one_name_are_one_label(tmp_path: Path) -> None:
+    path = save_coco(tmp_path, categories=[{"id": 70, "name": "cat"}, {"id": 3, "name": "cat"}])
+    dataset = {"path": str(path), "splits": {"validation": None}}
+    content = {"task": "object-detection", "model": {"name": "none"}, "dataset": dataset}
+    found = load_data(Recipe.from_dict(content), TASKS["object-detection"])
+    assert found.labels.names == ("cat",)
+    assert list(found.splits["train"].entries[1]) == ["cat", "cat"]
 
 
 def test_other_json_is_not_taken_for_coco(tmp_path: Path) -> None:

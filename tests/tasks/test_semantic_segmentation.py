@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,9 +25,10 @@ from tiny_runs import (
     weights,
 )
 from torch.nn import functional
-from transformers import AutoModelForSemanticSegmentation, SegformerImageProcessor, pipeline
+from transformers import AutoModelForSemanticSegmentation, SegformerConfig, SegformerImageProcessor, pipeline
 
 from hf_sft import Recipe, check, fine_tune
+from hf_sft.commands.check import _draw_seen
 from hf_sft.commands.evaluate import evaluate
 from hf_sft.commands.evaluated_rows import rows_to_evaluate
 from hf_sft.commands.predict import predict
@@ -564,7 +566,27 @@ def test_check_speaks_of_pixels_and_draws_rows_as_the_model_sees_them(models: Pa
     assert sum(shares.values()) == pytest.approx(1) and shares["0"] > shares["1"] > shares["2"] > 0
     assert "share of the pixels that count" in str(report)
     (line,) = [note for note in report.notes if "as the model sees them" in note]
-    assert pil.open(line.rpartition(": ")[2]).height > 300
+    drawn = Path(line.rpartition(": ")[2])
+    assert pil.open(drawn).height > 300
+    again = check(recipe, data=rows)
+    assert not any(str(drawn) in note for note in again.notes)  # each check has a folder of its own
+    assert report.advice is None and not [note for note in report.notes if note.startswith("advice")]
+
+
+def test_a_picture_that_cannot_be_written_is_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> str:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("tempfile.mkdtemp", full)
+    assert _draw_seen(SimpleNamespace(task=TASK), "run") == "no picture of training rows: No space left on device"  # type: ignore[arg-type]
+
+
+def test_the_model_s_own_loss_ignores_no_class_of_the_model(models: Path) -> None:
+    for ignored, kept in ((255, 255), (9, 9), (0, 255)):
+        recipe = make_recipe("segformer", models, models / "out", dataset={"ignore_label": ignored})
+        config = SegformerConfig()
+        TASK.fit_config(config, LABELS, recipe)
+        assert config.semantic_loss_ignore_index == kept
 
 
 def test_a_batch_of_one_row_is_refused_before_training_where_the_model_cannot_take_it(tmp_path: Path) -> None:
