@@ -125,6 +125,8 @@ def read_cell(cell: Any, kind: BoxFormat, size: Size | None) -> Objects | tuple[
     boxes, labels = parts
     if len(boxes) != len(labels):
         return "has not one label for each box", f"{len(labels)} labels for {len(boxes)} boxes in the first of them"
+    if any(label is None for label in labels):
+        return "holds a box without a label (null)", f"box {labels.index(None)} of the first of them"
     try:
         given = np.array(boxes, dtype=np.float64).reshape(len(boxes), 4)
     except (TypeError, ValueError):

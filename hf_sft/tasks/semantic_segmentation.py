@@ -18,8 +18,9 @@ from transformers.image_utils import load_image
 
 from hf_sft.data.bad_rows import Fault
 from hf_sft.data.columns import columns_of
+from hf_sft.data.image_sizes import size_of
 from hf_sft.data.labels import Labels
-from hf_sft.data.masks import USUAL_IGNORED, decide_classes, lookup, name_pixels, read_ids, read_masks, size_of
+from hf_sft.data.masks import USUAL_IGNORED, decide_classes, lookup, name_pixels, read_ids, read_masks
 from hf_sft.data.pictures import CHUNK
 from hf_sft.data.quality import inspect_images
 from hf_sft.data.splits import Split

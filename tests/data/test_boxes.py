@@ -137,12 +137,19 @@ def test_labels_and_boxes_of_one_row_must_be_as_many() -> None:
         loaded(rows)
 
 
+def test_a_box_without_a_label_is_named_by_its_row() -> None:
+    objects = {"bbox": WRITTEN["xywh"], "category": ["cat", None]}
+    rows = Dataset.from_list([{"image": pil.new("RGB", SIZE), "objects": objects}]).cast_column("image", Image())
+    with pytest.raises(DataError, match=r"holds a box without a label \(null\) in 1 row of train: 0"):
+        loaded(rows)
+
+
 def test_an_image_without_a_box_is_a_row_and_null_is_none() -> None:
     found = loaded(rows_of(WRITTEN["xywh"], [], [[1, 1, 5, 5]]))
     assert [len(entry) for entry in found.splits["train"].entries] == [2, 0, 1]
     objects = {"bbox": WRITTEN["xywh"], "category": NAMES}
     rows = Dataset.from_dict({"image": [pil.new("RGB", SIZE)] * 2, "objects": [objects, None]})
-    with pytest.raises(DataError, match=r"is empty \(null.*: 1"):
+    with pytest.raises(DataError, match=r"(?s)a list of boxes with labels in every row.*is empty \(null.*: 1"):
         loaded(rows.cast_column("image", Image()))
 
 

@@ -40,6 +40,7 @@ from hf_sft.tasks import TASKS
 from hf_sft.tasks.load import load_data, make_inputs
 from hf_sft.tasks.pixels import PROBLEMS, balance_pixels
 from hf_sft.tasks.task import Penalty
+from hf_sft.usage import loading_lines
 
 TASK = TASKS["image-segmentation"]
 PROBLEM = PROBLEMS["pixels"]
@@ -125,6 +126,19 @@ def test_labels_are_renamed_merged_and_dropped(models: Path) -> None:
     opened = TASK.open_rows(recipe, found.labels, True)(rows[:])
     assert opened["mask"][0][::8, 0].tolist() == [IGNORED, 0, 0, 1]
     assert "label_map" in refused(rows, models, label_map={"9": "x"})
+
+
+@pytest.mark.parametrize("names", [None, ["background", "object"]])
+def test_masks_of_0_and_255_are_named_by_label_map(names: Any, models: Path) -> None:
+    rows, settings = rows_of(halves(0, 255), halves(0, 0, 255)), {"labels": names}
+    wanted = "label_map: {255: object}" if names else "label_map: {0: background, 255: object}"
+    assert wanted in refused(rows, models, **settings)
+    settings["label_map"] = {255: "object"} if names else {0: "background", 255: "object"}
+    recipe, found = loaded(rows, models, **settings)
+    assert found.labels.names == ("background", "object")
+    assert next(iter(found.splits["train"].entries)) == {"background": 64, "object": 64}
+    opened = TASK.open_rows(recipe, found.labels, True)(rows[:])
+    assert opened["mask"][0][::8, 0].tolist() == [0, 1]
 
 
 def test_class_zero_is_a_class_unless_it_is_ignored(models: Path) -> None:
@@ -554,6 +568,12 @@ def test_an_image_without_a_mask_is_a_bad_row(models: Path, tmp_path: Path) -> N
     settings = {"path": str(tmp_path), "splits": {"validation": None}}
     with pytest.raises(DataError, match="train: 2"):
         load_data(make_recipe("segformer", models, tmp_path / "out", dataset=settings), TASK)
+
+
+def test_the_pipeline_of_an_example_is_named_by_what_it_does(run: Any) -> None:
+    record, _ = run
+    assert loading_lines(record, '"m"')[-1].startswith("segment = pipeline(")
+    assert "print(segment(" in (record.directory.model / "README.md").read_text()
 
 
 def test_check_speaks_of_pixels_and_draws_rows_as_the_model_sees_them(models: Path, tmp_path: Path) -> None:
