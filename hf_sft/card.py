@@ -106,8 +106,8 @@ def _usage(record: RunRecord) -> str:
         )
     if record.labels.get("thresholds"):
         lines += [
-            "config = classify.model.config",
-            f"scores = classify({row}, top_k=config.num_labels)",
+            f"config = {words.verb}.model.config",
+            f"scores = {words.verb}({row}, top_k=config.num_labels)",
             "thresholds = config.hf_sft_thresholds  # one per label, in the order of their ids",
             'print([s["label"] for s in scores if s["score"] >= thresholds[config.label2id[s["label"]]]])',
         ]
@@ -117,7 +117,7 @@ def _usage(record: RunRecord) -> str:
             "than the table above."
         )
     else:
-        lines.append(f"print(classify({row}))" + ("  # the score is the number" if problem == "regression" else ""))
+        lines.append(f"print({words.verb}({row}))" + ("  # the score is the number" if problem == "regression" else ""))
     return "## How to use\n\n" + fence("\n".join(lines), "python") + f"\n\n{told}"
 
 

@@ -97,7 +97,12 @@ def baseline_heads(record: RunRecord) -> tuple[str, ...]:
 
 def baseline_name(record: RunRecord) -> str:
     """What is always answered by what the metrics are compared with."""
-    return {"regression": "mean", "boxes": "mean boxes"}.get(str(record.labels.get("problem")), "majority")
+    return baseline_of(str(record.labels.get("problem")))
+
+
+def baseline_of(problem: str) -> str:
+    """What is always answered in problems of that kind."""
+    return {"regression": "mean", "boxes": "mean boxes"}.get(problem, "majority")
 
 
 def counted(problem: str) -> str:

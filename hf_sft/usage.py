@@ -22,12 +22,12 @@ def holds_adapters_alone(record: RunRecord) -> bool:
 
 
 def loading_lines(record: RunRecord, folder: str) -> list[str]:
-    """Imports, an empty line, and what makes `classify`. folder: as a Python literal."""
+    """Imports, an empty line, and what makes the pipeline, under the task's verb. folder: as a Python literal."""
     task = record.recipe["task"]
     name, image = json.dumps(task), task.startswith("image")
-    options = WORDS[task].call()
+    options, verb = WORDS[task].call(), WORDS[task].verb
     if not holds_adapters_alone(record):
-        return ["from transformers import pipeline", "", f"classify = pipeline({name}, model={folder}{options})"]
+        return ["from transformers import pipeline", "", f"{verb} = pipeline({name}, model={folder}{options})"]
     auto = AUTO_CLASSES[task]
     read_processor = ['processor = AutoImageProcessor.from_pretrained(folder, subfolder="config")'] if image else []
     processor = "image_processor=processor" if image else "tokenizer=folder"
@@ -38,5 +38,5 @@ def loading_lines(record: RunRecord, folder: str) -> list[str]:
         'config = AutoConfig.from_pretrained(folder, subfolder="config")',
         f"model = {auto}.from_pretrained(folder, config=config, ignore_mismatched_sizes=True)",
         *read_processor,
-        f"classify = pipeline({name}, model, {processor}{options})",
+        f"{verb} = pipeline({name}, model, {processor}{options})",
     ]

@@ -227,13 +227,21 @@ def _look(
         unit=(work.recipe.tuning.gradual or Gradual()).unit,
         solved=solves(work.recipe),
     )
-    seen = book.attempt(
-        lambda: save_seen(work, Path(tempfile.gettempdir()) / "hf_sft_check" / f"{_called(recipe)}.png")
-    )
+    seen = book.attempt(lambda: _draw_seen(work, _called(recipe)))
     book.notes += [seen] if seen else []
     book.notes += notes(recipe, work.built)
     book.notes += job.tuning_notes(work.recipe, work.rules, work.inputs["train"].size, machine.processes, work.built)
     return facts, words, blocks, book.attempt(lambda: rehearse(work))
+
+
+def _draw_seen(work: Job, name: str) -> str:
+    """Where rows are drawn, in words: in a folder of this check alone. A disk that takes no picture is no error."""
+    if work.task.draw is None:
+        return ""
+    try:
+        return save_seen(work, Path(tempfile.mkdtemp(prefix="hf_sft_check_")) / f"{name}.png")
+    except OSError as error:
+        return f"no picture of training rows: {error.strerror or error}"
 
 
 def _called(recipe: Recipe) -> str:

@@ -21,7 +21,7 @@ from hf_sft.metrics.intervals import bootstrap_intervals
 from hf_sft.metrics.resolve import resolve_metrics
 from hf_sft.record import RunRecord
 from hf_sft.saved_model import SavedModel, load_saved
-from hf_sft.summary import Result, cells, class_metrics, counted, finite, number
+from hf_sft.summary import Result, baseline_of, cells, class_metrics, counted, finite, number
 from hf_sft.table_files.writing import check_output, written_whole
 from hf_sft.tables import Table, as_html, as_text, escaped, printable
 from hf_sft.tasks.load import make_inputs
@@ -74,7 +74,7 @@ class Evaluation:
     def tables(self) -> list[Table]:
         """Metrics with intervals and baseline; per class; by the values of the column."""
         names = [*(name for name in self.metrics if name != "loss"), *(["loss"] if "loss" in self.metrics else [])]
-        heads = ("metric", "value", "95 % interval", "most frequent" if self.problem != "regression" else "mean")
+        heads = ("metric", "value", "95 % interval", baseline_of(self.problem))
         rows: list[Sequence[str]] = [cells(self._result(name)) for name in names]
         found = [Table(heads=heads, rows=rows)]
         if self.per_class:

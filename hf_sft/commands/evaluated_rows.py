@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hf_sft.data.coco import READER, find_coco
 from hf_sft.data.columns import check_columns, columns_of
 from hf_sft.data.label_checks import check_values
 from hf_sft.data.labels import Labels, check_map
@@ -54,17 +55,32 @@ def rows_to_evaluate(
         return _other_rows(changed, None, changed.recipe.dataset, split, {})
     path = str(data) if isinstance(data, (str, Path)) else "memory"
     settings = DataSet(path=path, options=dict(options))
-    settings = settings.model_copy(update={"columns": saved.recipe.dataset.columns, **_carried(saved), **changes})
+    settings = settings.model_copy(update={"columns": saved.recipe.dataset.columns, **_carried(saved, data), **changes})
     return _other_rows(saved, data, settings, split, columns)
 
 
-def _carried(saved: SavedModel) -> dict[str, Any]:
-    """How targets that travel are read, by the model's own recipe; where it is silent, ids stand for its labels."""
+def _carried(saved: SavedModel, data: Any) -> dict[str, Any]:
+    """How targets that travel are read, by the model's own recipe; where it is silent, ids stand for its labels.
+
+    Names that are ids themselves say which ids they are: their places in a list would not.
+    """
     if not saved.task.travels:
         return {}
-    own = saved.recipe.dataset
-    names = None if own.label_map else list(saved.labels.names)
-    return {"labels": own.labels or names, "label_map": own.label_map, "ignore_label": own.ignore_label}
+    own, names = saved.recipe.dataset, saved.labels.names
+    read = None if own.label_map or all(name.isdecimal() for name in names) else list(names)
+    foreign = _holds_coco(data) and not (own.path == READER or _holds_coco(saved.recipe.locate_file(own.path)))
+    return {
+        "labels": own.labels or read,
+        "label_map": own.label_map,
+        "ignore_label": own.ignore_label,
+        "bbox_format": "xywh" if foreign else own.bbox_format,
+    }
+
+
+def _holds_coco(data: Any) -> bool:
+    """Whether data are COCO's files, whose boxes have a format of their own: xywh."""
+    path = Path(data).expanduser() if isinstance(data, (str, Path)) else None
+    return path is not None and path.exists() and bool(find_coco(path))
 
 
 def _with_dataset(recipe: Recipe, dataset: DataSet) -> Recipe:

@@ -24,6 +24,7 @@ from hf_sft.training.cache_plan import Plan, decide
 from hf_sft.training.held_out_probe import HeldOut, deal_rows, features_of, plain_rows, probe_held_out
 from hf_sft.training.probe import probed_splits, solves
 
+MEASURED = ("single_label", "multi_label", "regression")  # where the numbers of rows were found that advice rests on
 PROBED_ROWS, FOLDS = 1_000, 5  # of a check
 
 
@@ -63,14 +64,14 @@ def evidence_of(
 
 def advise_early(recipe: Recipe, found: TaskData, known: Sequence[str] | None) -> Advice | None:
     """From the rows alone, before weights are loaded; None for a stream, whose rows are not known."""
-    if "train" not in found.splits:
+    if "train" not in found.splits or found.labels.problem not in MEASURED:
         return None
     return advise(evidence_of(recipe, found, count_rows_per_class(found), known=known))
 
 
 def advise_on(work: Job, opened: Opened, *, probed: bool, trust_remote_code: bool = False) -> Advice | None:
     """From rows and model; with a linear probe where one is asked for, or where its features are recorded already."""
-    if "train" not in work.data.splits:
+    if "train" not in work.data.splits or work.labels.problem not in MEASURED:
         return None
     plan = None
     if not probed and solves(work.recipe):

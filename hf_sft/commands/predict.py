@@ -56,7 +56,8 @@ def predict(
     model: a run directory, a model folder, a Hub id, or what `load_saved` gave, so that it is not loaded again.
     inputs: a csv, tsv, json, jsonl, parquet, txt or image file, a folder of images, "-" (lines of standard input), or
         texts, images, dicts, a datasets.Dataset, a pandas.DataFrame. options: `sep`, `encoding`, `quoting` of a csv.
-    output: a csv, jsonl or parquet file, "-" (jsonl on standard output), or None: the rows are in the result.
+    output: a csv, jsonl or parquet file, "-" (jsonl on standard output), or None: the rows are in the result. Masks and
+        pictures of single rows go into a folder beside it: answers.csv has answers_files.
     columns: role -> column, or a list of columns, as in a recipe: {"text": "body"}.
     prefix: stands before the names of the columns that are added.
     top_k: the best labels instead of the score of each.
@@ -71,6 +72,9 @@ def predict(
         check_output(output, overwrite=overwrite)
     source = open_rows(inputs, options)
     saved = model if isinstance(model, SavedModel) else load_saved(model, trust_remote_code=trust_remote_code)
+    folder = _folder_beside(output) if saved.task.write_files else None
+    if folder is not None and not overwrite:
+        _check_folder(folder)
     if calibrated:
         _require_temperature(saved)
     recipe = _name_columns(saved, source, columns or {})
@@ -85,7 +89,7 @@ def predict(
         top_k=top_k,
         threshold=threshold,
         names=added.names,
-        folder=_folder_beside(output),
+        folder=folder,
         named=FileNames(),
         temperature=saved.temperature if calibrated else None,
     )
@@ -101,10 +105,20 @@ def predict(
 
 
 def _folder_beside(output: str | Path | None) -> Path | None:
-    """Where files of single rows go: beside the output, under its name without the ending."""
+    """Where files of single rows go: beside the output, in a folder of its name and `_files`."""
     if output is None or str(output) == STANDARD_OUTPUT:
         return None
-    return Path(output).expanduser().with_suffix("")
+    path = Path(output).expanduser()
+    return path.with_name(f"{path.stem}_files")
+
+
+def _check_folder(folder: Path) -> None:
+    """Files that lie where masks or pictures would go may be the user's own."""
+    if (folder.is_dir() and not any(folder.iterdir())) or not folder.exists():
+        return
+    found = "it holds files" if folder.is_dir() else "a file of that name"
+    fix = "name another output, or add --overwrite (from Python: overwrite=True)"
+    raise DataError(Finding(place="output", expected=f"no folder {folder} yet", found=found, fix=fix))
 
 
 def _require_temperature(saved: SavedModel) -> None:

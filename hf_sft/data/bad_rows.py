@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from hf_sft.errors import DataError, Finding
 
 MOST_LOOKED_AT = 10_000  # rows a split whose images are decoded before training, unless bad rows are to be skipped
+WORDS = {"image": "an image", "objects": "a list of boxes with labels"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +81,7 @@ def refuse(bad: Sequence[BadRow]) -> DataError:
         ids = ", ".join(str(row.row_id) for row in rows[:5]) + (", ..." if len(rows) > 5 else "")
         count = f"{len(rows):,} rows" if len(rows) > 1 else "1 row"
         detail = f" ({rows[0].fault.detail})" if rows[0].fault.detail else ""
-        usual = f"{'an' if role == 'image' else 'a'} {role.partition('_')[0]} in every row"
+        usual = f"{WORDS.get(role) or 'a ' + role.partition('_')[0]} in every row"
         findings.append(
             Finding(
                 place=f"dataset.columns.{role}",

@@ -21,6 +21,7 @@ from hf_sft.recipe import BOX_FORMATS, BoxFormat, DataSet, ProblemName, Recipe
 BOX_KEYS = ("bbox", "bboxes", "box", "boxes")
 LABEL_KEYS = ("category", "categories", "category_id", "label", "labels", "class", "classes")
 OVER = 2.0  # pixels that a box may stand out of its image, by rounding; it is cut there
+MISREAD = 3  # rows; fewer that fit another format are taken for bad ones
 PLACE = "dataset.columns.objects"
 Size = tuple[int, int]  # width, height
 
@@ -53,6 +54,12 @@ def read_objects(rows: Dataset, settings: DataSet) -> LabelColumn | None:
             wrong[position] = found
         values.append(None if isinstance(found, tuple) else found)
     fix = _guess_format(cells, sizes, settings.bbox_format, len(wrong)) if wrong else ""
+    if (
+        fix and len(wrong) >= MISREAD and settings.on_bad_row == "skip"
+    ):  # the rows are not bad, they are misread: those that fit are as well
+        found_wrong = f"{len(wrong):,} of {len(cells):,} rows are not, as {settings.bbox_format}"
+        expected = "boxes inside their images"
+        raise DataError(Finding(place="dataset.bbox_format", expected=expected, found=found_wrong, fix=fix))
     faults = [
         Fault(
             position=position,
@@ -118,6 +125,8 @@ def read_cell(cell: Any, kind: BoxFormat, size: Size | None) -> Objects | tuple[
     boxes, labels = parts
     if len(boxes) != len(labels):
         return "has not one label for each box", f"{len(labels)} labels for {len(boxes)} boxes in the first of them"
+    if any(label is None for label in labels):
+        return "holds a box without a label (null)", f"box {labels.index(None)} of the first of them"
     try:
         given = np.array(boxes, dtype=np.float64).reshape(len(boxes), 4)
     except (TypeError, ValueError):

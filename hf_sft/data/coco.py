@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -51,17 +52,15 @@ def _split_of(file: Path) -> str:
 def read_coco(files: Mapping[str, Sequence[Path]], images: Path | None = None) -> DatasetDict:
     """Split -> rows: image, image_id, objects {bbox: x, y, width, height in pixels; category}; crowds are left out.
 
+    Categories of one name are one label.
     images: the folder of the images; else it is looked for beside the file.
     Raises DataError for files that are not of that form, or without images.
     """
     contents = {split: [(path, _load(path)) for path in paths] for split, paths in files.items()}
-    every = [content for parts in contents.values() for _, content in parts]
-    names = {int(entry["id"]): str(entry["name"]) for content in every for entry in content["categories"]}
-    ids = {number: place for place, number in enumerate(sorted(names))}
-    objects = {
-        "bbox": List(List(Value("float64"))),
-        "category": List(ClassLabel(names=[names[number] for number in sorted(names)])),
-    }
+    named = _name_categories([part for parts in contents.values() for part in parts])
+    names = list(dict.fromkeys(named[number] for number in sorted(named)))
+    ids = {number: names.index(name) for number, name in named.items()}
+    objects = {"bbox": List(List(Value("float64"))), "category": List(ClassLabel(names=names))}
     features = Features({"image": Image(), "image_id": Value("int64"), "objects": objects})
     return DatasetDict(
         {
@@ -71,6 +70,21 @@ def read_coco(files: Mapping[str, Sequence[Path]], images: Path | None = None) -
             for split, parts in contents.items()
         }
     )
+
+
+def _name_categories(contents: Sequence[tuple[Path, Mapping[str, Any]]]) -> dict[int, str]:
+    """Id -> name in all files. Raises DataError for an id that means two things."""
+    names: dict[int, str] = {}
+    first: dict[int, Path] = {}
+    for path, content in contents:
+        for entry in content["categories"]:
+            number, name = int(entry["id"]), str(entry["name"])
+            if names.setdefault(number, name) != name:
+                found = f"category {number} is {names[number]!r} in {first[number]} and {name!r} in {path}"
+                fix = "give each category one id in all files"
+                raise DataError(Finding(place="dataset.path", expected="one name for an id", found=found, fix=fix))
+            first.setdefault(number, path)
+    return names
 
 
 def _load(path: Path) -> dict[str, Any]:
@@ -90,16 +104,34 @@ def _load(path: Path) -> dict[str, Any]:
             absent = [name for name in wanted if not isinstance(entry, dict) or name not in entry]
             if absent:
                 raise _wrong(path, f"{key}[{place}] without {absent[0]!r}")
-    known = {entry["id"] for entry in content["categories"]}
-    if strange := {entry["category_id"] for entry in content["annotations"]} - known:
-        raise _wrong(path, f"annotations with category_id {min(strange)}, which no category has")
+    _check_ids(path, content)
     return dict(content)
+
+
+def _check_ids(path: Path, content: Mapping[str, Any]) -> None:
+    """Raises DataError for ids that are none, that two images share, or that nothing has."""
+    for key, name in (("categories", "id"), ("annotations", "category_id")):
+        for place, entry in enumerate(content[key]):
+            if not re.fullmatch(r"-?\d+", str(entry[name])):
+                raise _wrong(path, f"{key}[{place}] with {name} {entry[name]!r}, which is no whole number")
+    for key, name in (("images", "id"), ("annotations", "image_id")):
+        for place, entry in enumerate(content[key]):
+            if not isinstance(entry[name], (int, str)):
+                raise _wrong(path, f"{key}[{place}] with {name} {entry[name]!r}, which is no number and no text")
+    known = {int(entry["id"]) for entry in content["categories"]}
+    if strange := {int(entry["category_id"]) for entry in content["annotations"]} - known:
+        raise _wrong(path, f"annotations with category_id {min(strange)}, which no category has")
+    images = Counter(entry["id"] for entry in content["images"])
+    if twice := [number for number, count in images.items() if count > 1]:
+        raise _wrong(path, f"several images with id {twice[0]!r} ({len(twice):,} such ids)")
+    if lost := [entry["image_id"] for entry in content["annotations"] if entry["image_id"] not in images]:
+        raise _wrong(path, f"{len(lost):,} annotations whose image_id no image has, as {lost[0]!r}")
 
 
 def _rows(path: Path, content: dict[str, Any], ids: Mapping[int, int], images: Path | None) -> list[dict[str, Any]]:
     boxes: dict[Any, list[Any]] = {entry["id"]: [] for entry in content["images"]}
     for annotation in content["annotations"]:
-        if not annotation.get("iscrowd") and annotation["image_id"] in boxes:
+        if not annotation.get("iscrowd"):
             boxes[annotation["image_id"]].append((annotation["bbox"], ids[int(annotation["category_id"])]))
     folder = images or _folder(path, content["images"])
     return [

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from typing import Any
 
 from datasets import Dataset, Image
+from datasets.utils.file_utils import xopen
 from PIL import Image as pil
 
 from hf_sft.data.pictures import CHUNK, UNREADABLE
@@ -20,17 +22,19 @@ def read_sizes(rows: Dataset, column: str) -> list[tuple[int, int] | None]:
         return [None] * len(rows)
     encoded = rows.select_columns([column]).cast_column(column, Image(decode=False))
     return [
-        _size(value)
+        size_of(value)
         for start in range(0, len(rows), CHUNK)
         for value in encoded[list(range(start, min(start + CHUNK, len(rows))))][column]
     ]
 
 
-def _size(value: dict[str, Any] | None) -> tuple[int, int] | None:
+def size_of(value: Mapping[str, Any] | None) -> tuple[int, int] | None:
+    """(width, height) of an encoded image, turned as it is shown, from its head alone; None where it cannot be read."""
     if value is None:
         return None
     try:
-        with pil.open(io.BytesIO(value["bytes"]) if value["bytes"] is not None else value["path"]) as image:
+        content = io.BytesIO(value["bytes"]) if value["bytes"] is not None else xopen(value["path"], "rb")
+        with content, pil.open(content) as image:
             turned = image.getexif().get(ORIENTATION) in TURNED
             return (image.height, image.width) if turned else (image.width, image.height)
     except UNREADABLE:

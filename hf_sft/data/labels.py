@@ -127,9 +127,13 @@ def names_of_each(values: Sequence[Any], column: LabelColumn, settings: DataSet)
 
 
 def mapped_names(ids: Sequence[int], settings: DataSet) -> dict[int, str | None]:
-    """Id -> name by dataset.labels (else the id itself) and label_map; None where that drops it."""
+    """Id -> name by dataset.labels (else the id itself) and label_map, whose ids need no name; None: dropped."""
     known, mapping = settings.labels or None, _mapping(settings)
-    return {number: _map(name_of(number, known), str(number), mapping, known) for number in ids}
+    own = [known if str(number) not in mapping or number < len(known or ()) else None for number in ids]
+    return {
+        number: _map(name_of(number, names), str(number), mapping, known)
+        for number, names in zip(ids, own, strict=True)
+    }
 
 
 def _known_names(column: LabelColumn, settings: DataSet) -> Sequence[str] | None:
@@ -195,7 +199,7 @@ def decide_labels(
     if problem is None:
         problem, why = decide_problem(train, settings)
     else:
-        why = f"problem {problem}: the task has no other"
+        why = f"problem {problem}: that of the task"
     check_settings(problem, train.class_names, settings)
     for split, column in columns.items():
         check_values(split, column.values, problem)

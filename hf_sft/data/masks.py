@@ -84,13 +84,16 @@ def _look(value: Mapping[str, Any] | None, settings: DataSet) -> tuple[dict[int,
     classes = [number for number in counted if number != settings.ignore_label]
     if not classes:
         return None, "holds no pixel that counts", f"{name}: all are dataset.ignore_label".removeprefix(": ")
-    if settings.labels and (wrong := [number for number in classes if number >= len(settings.labels)]):
+    named, mapped = settings.labels, _mapped_ids(settings)
+    if named and (wrong := [number for number in classes if number >= len(named) and number not in mapped]):
         held = f"{name} holds {', '.join(map(str, wrong[:5]))}".strip()
         advice = f"; dataset.ignore_label: {wrong[-1]} leaves it out" if len(wrong) == 1 else ""
+        if len(named) == 2 and wrong == [USUAL_IGNORED]:
+            advice += f", dataset.label_map: {{{USUAL_IGNORED}: {named[1]}}} names it"
         return (
             None,
             "holds ids that have no name",
-            f"{held}; names are known of 0 to {len(settings.labels) - 1}{advice}",
+            f"{held}; names are known of 0 to {len(named) - 1}{advice}",
         )
     return counted, "", ""
 
@@ -100,15 +103,9 @@ def _upright(image: pil.Image) -> pil.Image:
     return ImageOps.exif_transpose(image) or image
 
 
-def size_of(value: Mapping[str, Any]) -> tuple[int, int] | None:
-    """(width, height) of an encoded image as it is read, from its head alone; None where that cannot be told."""
-    try:
-        content = io.BytesIO(value["bytes"]) if value["bytes"] is not None else io.BytesIO(read_bytes(value["path"]))
-        with pil.open(content) as image:
-            turned = image.getexif().get(0x0112, 1) >= 5
-            return (image.height, image.width) if turned else (image.width, image.height)
-    except (*UNREADABLE, FileNotFoundError):
-        return None
+def _mapped_ids(settings: DataSet) -> set[int]:
+    """The keys of dataset.label_map that are ids."""
+    return {int(str(key)) for key in settings.label_map or {} if str(key).isdecimal()}
 
 
 def id_names(ids: Sequence[int], settings: DataSet) -> dict[int, str | None]:
@@ -137,13 +134,17 @@ def decide_classes(columns: Mapping[str, LabelColumn], recipe: Recipe) -> tuple[
         split: {number for counts in column.values if counts for number in counts} for split, column in columns.items()
     }
     ids = set().union(*seen.values()) - {settings.ignore_label}
-    if not settings.labels and USUAL_IGNORED in ids and USUAL_IGNORED - 1 not in ids:
+    mapped = _mapped_ids(settings)
+    if not settings.labels and USUAL_IGNORED in ids - mapped and USUAL_IGNORED - 1 not in ids:
         found = f"{USUAL_IGNORED}, which usually marks pixels without a class"
         fix = f"set dataset.ignore_label: {USUAL_IGNORED}, or name all classes in dataset.labels"
+        if ids == {0, USUAL_IGNORED}:
+            found = f"0 and {USUAL_IGNORED} alone"
+            fix = f"set dataset.label_map: {{0: background, {USUAL_IGNORED}: object}}"
         expected = "ids of classes, from 0 on"
         raise DataError(Finding(place="dataset.columns.mask", expected=expected, found=found, fix=fix))
     _check_map(settings, ids)
-    named = id_names(range(len(settings.labels or ()) or max(ids) + 1), settings)
+    named = id_names(_possible_ids(settings, ids), settings)
     names = list(dict.fromkeys(name for name in named.values() if name is not None))
     learned = {name for number in seen["train"] if (name := id_names([number], settings)[number]) is not None}
     if len(learned) < 2:
@@ -156,6 +157,14 @@ def decide_classes(columns: Mapping[str, LabelColumn], recipe: Recipe) -> tuple[
     notes = [f"warning: labels without a row in train, which cannot be learned: {some}"] if absent else []
     left = f"; pixels of id {settings.ignore_label} count nowhere" if settings.ignore_label is not None else ""
     return Labels(problem="pixels", names=tuple(names)), [f"a class for each pixel of {len(names)}{left}", *notes]
+
+
+def _possible_ids(settings: DataSet, ids: set[int | None]) -> list[int]:
+    """The ids that have a class: those with a name, else those of data and label_map, else all up to the last."""
+    mapped, seen = _mapped_ids(settings), {number for number in ids if number is not None}
+    if settings.labels:
+        return sorted({*range(len(settings.labels)), *mapped})
+    return sorted(seen | mapped) if mapped else list(range(max(seen) + 1))
 
 
 def _check_map(settings: DataSet, ids: set[int | None]) -> None:
@@ -182,8 +191,9 @@ def lookup(settings: DataSet, labels: Labels) -> NDArray:
     An id that has no label counts nowhere either: splits are refused before that can matter.
     """
     table = np.full(MOST_IDS, IGNORED, dtype=np.int32)
-    known, index_of = len(settings.labels) if settings.labels else MOST_IDS, labels.index_of
-    for number, name in id_names(range(min(known, _most(settings, labels))), settings).items():
+    index_of, mapped = labels.index_of, _mapped_ids(settings)
+    named = len(settings.labels) if settings.labels else _most(settings, labels)
+    for number, name in id_names(sorted({*range(named), *mapped}), settings).items():
         if name in index_of:
             table[number] = index_of[name]
     return table
@@ -191,6 +201,5 @@ def lookup(settings: DataSet, labels: Labels) -> NDArray:
 
 def _most(settings: DataSet, labels: Labels) -> int:
     """One more than the greatest id that can have a label."""
-    named = [int(key) for key in settings.label_map or {} if str(key).isdecimal()]
     own = [int(name) for name in labels.names if name.isdecimal()]
-    return max([len(settings.labels or ()), len(labels.names), *(number + 1 for number in (*named, *own))])
+    return max([len(labels.names), *(number + 1 for number in (*_mapped_ids(settings), *own))])

@@ -18,8 +18,9 @@ from transformers.image_utils import load_image
 
 from hf_sft.data.bad_rows import Fault
 from hf_sft.data.columns import columns_of
+from hf_sft.data.image_sizes import size_of
 from hf_sft.data.labels import Labels
-from hf_sft.data.masks import decide_classes, lookup, name_pixels, read_ids, read_masks, size_of
+from hf_sft.data.masks import USUAL_IGNORED, decide_classes, lookup, name_pixels, read_ids, read_masks
 from hf_sft.data.pictures import CHUNK
 from hf_sft.data.quality import inspect_images
 from hf_sft.data.splits import Split
@@ -66,11 +67,12 @@ def _load_processor(source: str, recipe: Recipe, config: Any, trust_remote_code:
 
 
 def _fit_config(config: Any, labels: Labels, recipe: Recipe) -> None:
-    """The colours of the classes, and the id that transformers' own loss ignores."""
+    """The colours of the classes, and the id that transformers' own loss ignores: none of the model's."""
     config.id2color = colours_of(labels, recipe.dataset)
+    asked, classes = recipe.dataset.ignore_label, len(labels.names)
     for name in IGNORED_IN_CONFIG:
-        if hasattr(config, name) and recipe.dataset.ignore_label is not None:
-            setattr(config, name, recipe.dataset.ignore_label)
+        if hasattr(config, name) and asked is not None:
+            setattr(config, name, asked if asked >= classes else max(USUAL_IGNORED, classes))
     for name in ("use_auxiliary_head", "auxiliary_head"):
         if hasattr(config, name):
             setattr(config, name, False)  # nothing of ours would train it

@@ -121,6 +121,14 @@ def test_a_wrong_format_is_recognised_by_its_values(meant: Any, said: Any) -> No
     assert f"set dataset.bbox_format: {meant} (20 of 20 rows fit it" in str(error.value)
 
 
+def test_a_wrong_format_is_an_error_even_where_bad_rows_are_skipped() -> None:
+    rows = rows_of(*[[[20, 10, 38, 18]]] * 3, *[[[1, 1, 8, 8]]] * 3)
+    with pytest.raises(
+        DataError, match=r"(?s)bbox_format.*3 of 6 rows are not, as xywh.*set dataset.bbox_format: xyxy"
+    ):
+        loaded(rows, on_bad_row="skip")
+
+
 def test_labels_and_boxes_of_one_row_must_be_as_many() -> None:
     rows = Dataset.from_list(
         [{"image": pil.new("RGB", SIZE), "objects": {"bbox": WRITTEN["xywh"], "category": ["cat"]}}] * 2,
@@ -129,12 +137,19 @@ def test_labels_and_boxes_of_one_row_must_be_as_many() -> None:
         loaded(rows)
 
 
+def test_a_box_without_a_label_is_named_by_its_row() -> None:
+    objects = {"bbox": WRITTEN["xywh"], "category": ["cat", None]}
+    rows = Dataset.from_list([{"image": pil.new("RGB", SIZE), "objects": objects}]).cast_column("image", Image())
+    with pytest.raises(DataError, match=r"holds a box without a label \(null\) in 1 row of train: 0"):
+        loaded(rows)
+
+
 def test_an_image_without_a_box_is_a_row_and_null_is_none() -> None:
     found = loaded(rows_of(WRITTEN["xywh"], [], [[1, 1, 5, 5]]))
     assert [len(entry) for entry in found.splits["train"].entries] == [2, 0, 1]
     objects = {"bbox": WRITTEN["xywh"], "category": NAMES}
     rows = Dataset.from_dict({"image": [pil.new("RGB", SIZE)] * 2, "objects": [objects, None]})
-    with pytest.raises(DataError, match=r"is empty \(null.*: 1"):
+    with pytest.raises(DataError, match=r"(?s)a list of boxes with labels in every row.*is empty \(null.*: 1"):
         loaded(rows.cast_column("image", Image()))
 
 
@@ -232,7 +247,10 @@ def test_coco_files_are_read_as_rows(layout: str, tmp_path: Path) -> None:
     [
         ({"categories": [{"id": 3, "name": "cat"}]}, "category_id 70, which no category has"),
         ({"images": [{"id": 5}]}, r"images\[0\] without 'file_name'"),
-        ({"images": [{"id": 5, "file_name": "c.png"}]}, "no c.png beside"),
+        ({"images": [{"id": 5, "file_name": "c.png"}], "annotations": []}, "no c.png beside"),
+        ({"images": [{"id": 5, "file_name": "a.png"}]}, "2 annotations whose image_id no image has, as 9"),
+        ({"images": [{"id": 9, "file_name": "a.png"}] * 2}, "several images with id 9"),
+        ({"categories": [{"id": "cat", "name": "cat"}]}, r"categories\[0\] with id 'cat', which is no whole number"),
     ],
 )
 def test_what_a_coco_file_lacks_is_said(changes: Any, words: str, tmp_path: Path) -> None:
@@ -240,6 +258,24 @@ def test_what_a_coco_file_lacks_is_said(changes: Any, words: str, tmp_path: Path
     content = {"task": "object-detection", "model": {"name": "none"}, "dataset": {"path": str(path)}}
     with pytest.raises(DataError, match=words):
         load_data(Recipe.from_dict(content), TASKS["object-detection"])
+
+
+def test_a_category_id_means_one_thing_in_all_files(tmp_path: Path) -> None:
+    save_coco(tmp_path, pictures="train", file="train/_annotations.coco.json")
+    swapped = [{"id": 3, "name": "dog"}, {"id": 70, "name": "cat"}]
+    save_coco(tmp_path, pictures="valid", file="valid/_annotations.coco.json", categories=swapped)
+    content = {"task": "object-detection", "model": {"name": "none"}, "dataset": {"path": str(tmp_path)}}
+    with pytest.raises(DataError, match=r"category 3 is 'cat' in .*/train/.* and 'dog' in .*/valid/"):
+        load_data(Recipe.from_dict(content), TASKS["object-detection"])
+
+
+def test_categories_of_one_name_are_one_label(tmp_path: Path) -> None:
+    path = save_coco(tmp_path, categories=[{"id": 70, "name": "cat"}, {"id": 3, "name": "cat"}])
+    dataset = {"path": str(path), "splits": {"validation": None}}
+    content = {"task": "object-detection", "model": {"name": "none"}, "dataset": dataset}
+    found = load_data(Recipe.from_dict(content), TASKS["object-detection"])
+    assert found.labels.names == ("cat",)
+    assert list(found.splits["train"].entries[1]) == ["cat", "cat"]
 
 
 def test_other_json_is_not_taken_for_coco(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 import torch
-from datasets import concatenate_datasets
+from datasets import Dataset, Image, concatenate_datasets
 from PIL import Image as pil
 from timm.layers import BatchNormAct2d
 from tiny import DETECTION_FAMILIES, drawn, save_detector, save_image_model
@@ -29,6 +29,7 @@ from transformers import AutoModelForImageClassification, AutoModelForObjectDete
 
 from hf_sft import fine_tune
 from hf_sft.commands.evaluate import evaluate
+from hf_sft.commands.evaluated_rows import rows_to_evaluate
 from hf_sft.commands.predict import predict
 from hf_sft.data.augment import configure_augment
 from hf_sft.data.labels import Labels
@@ -248,6 +249,25 @@ def test_predictions_are_pipelines_to_the_pixel(finished: Path, tmp_path: Path) 
         boxes = [[answer["box"][side] for side in ("xmin", "ymin", "xmax", "ymax")] for answer in answers]
         np.testing.assert_allclose(np.trunc(np.reshape(row["boxes"], (-1, 4))), np.reshape(boxes, (-1, 4)), atol=1)
         assert pil.open(row["picture"]).size[0] >= 64
+
+
+def test_other_data_are_read_in_the_format_of_the_own_but_coco_in_its_own(finished: Path, tmp_path: Path) -> None:
+    saved = load_saved(finished)
+    own = saved.recipe.dataset.model_copy(update={"bbox_format": "xyxy"})
+    saved = replace(saved, recipe=saved.recipe.model_copy(update={"dataset": own}))
+    label, image = saved.labels.names[0], pil.new("RGB", (64, 64))
+    rows = Dataset.from_list([{"image": image, "objects": {"bbox": [[30, 30, 40, 50]], "category": [label]}}])
+    part, *_ = rows_to_evaluate(saved, rows.cast_column("image", Image()), None, {}, None, {})
+    assert part.entries is not None and part.entries[0].boxes.tolist() == [[30, 30, 40, 50]]
+    image.save(tmp_path / "a.png")
+    content = {
+        "images": [{"id": 1, "file_name": "a.png"}],
+        "annotations": [{"image_id": 1, "category_id": 1, "bbox": [10, 10, 20, 30]}],
+        "categories": [{"id": 1, "name": label}],
+    }
+    (tmp_path / "test.json").write_text(json.dumps(content))
+    part, *_ = rows_to_evaluate(saved, tmp_path / "test.json", None, {}, None, {})
+    assert part.entries is not None and part.entries[0].boxes.tolist() == [[10, 10, 30, 40]]
 
 
 def test_a_threshold_is_of_detectors_and_a_share(finished: Path, models: Path) -> None:

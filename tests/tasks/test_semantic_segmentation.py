@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,10 +25,12 @@ from tiny_runs import (
     weights,
 )
 from torch.nn import functional
-from transformers import AutoModelForSemanticSegmentation, SegformerImageProcessor, pipeline
+from transformers import AutoModelForSemanticSegmentation, SegformerConfig, SegformerImageProcessor, pipeline
 
 from hf_sft import Recipe, check, fine_tune
+from hf_sft.commands.check import _draw_seen
 from hf_sft.commands.evaluate import evaluate
+from hf_sft.commands.evaluated_rows import rows_to_evaluate
 from hf_sft.commands.predict import predict
 from hf_sft.data.augment import IGNORED
 from hf_sft.data.labels import Labels
@@ -37,6 +40,7 @@ from hf_sft.tasks import TASKS
 from hf_sft.tasks.load import load_data, make_inputs
 from hf_sft.tasks.pixels import PROBLEMS, balance_pixels
 from hf_sft.tasks.task import Penalty
+from hf_sft.usage import loading_lines
 
 TASK = TASKS["image-segmentation"]
 PROBLEM = PROBLEMS["pixels"]
@@ -122,6 +126,19 @@ def test_labels_are_renamed_merged_and_dropped(models: Path) -> None:
     opened = TASK.open_rows(recipe, found.labels, True)(rows[:])
     assert opened["mask"][0][::8, 0].tolist() == [IGNORED, 0, 0, 1]
     assert "label_map" in refused(rows, models, label_map={"9": "x"})
+
+
+@pytest.mark.parametrize("names", [None, ["background", "object"]])
+def test_masks_of_0_and_255_are_named_by_label_map(names: Any, models: Path) -> None:
+    rows, settings = rows_of(halves(0, 255), halves(0, 0, 255)), {"labels": names}
+    wanted = "label_map: {255: object}" if names else "label_map: {0: background, 255: object}"
+    assert wanted in refused(rows, models, **settings)
+    settings["label_map"] = {255: "object"} if names else {0: "background", 255: "object"}
+    recipe, found = loaded(rows, models, **settings)
+    assert found.labels.names == ("background", "object")
+    assert next(iter(found.splits["train"].entries)) == {"background": 64, "object": 64}
+    opened = TASK.open_rows(recipe, found.labels, True)(rows[:])
+    assert opened["mask"][0][::8, 0].tolist() == [0, 1]
 
 
 def test_class_zero_is_a_class_unless_it_is_ignored(models: Path) -> None:
@@ -357,10 +374,23 @@ def test_predict_writes_masks_with_a_palette_and_overlays(run: Any, tmp_path: Pa
         image.save(folder / f"photo {place}.png")
     answers = predict(record.directory.path, folder, tmp_path / "answers.csv")
     assert answers.total == 8
-    mask = pil.open(tmp_path / "answers" / "masks" / "photo_1.png")
+    mask = pil.open(tmp_path / "answers_files" / "masks" / "photo_1.png")
     assert mask.mode == "P" and mask.getpalette()[3:6] == [255, 255, 0]
-    assert pil.open(tmp_path / "answers" / "overlays" / "photo_1.png").size == mask.size
-    assert "answers/masks/photo_1.png" in (tmp_path / "answers.csv").read_text().replace(str(tmp_path) + "/", "")
+    assert pil.open(tmp_path / "answers_files" / "overlays" / "photo_1.png").size == mask.size
+    assert "answers_files/masks/photo_1.png" in (tmp_path / "answers.csv").read_text().replace(str(tmp_path) + "/", "")
+
+
+def test_predict_writes_over_no_files_of_the_user(run: Any, tmp_path: Path) -> None:
+    record, data = run
+    for folder in ("roads", "roads_files"):
+        (tmp_path / folder / "masks").mkdir(parents=True)
+        (tmp_path / folder / "masks" / "0.png").write_text("mine")
+    images, output = [image.convert("RGB") for image in data["test"]["image"]], tmp_path / "roads.csv"
+    with pytest.raises(DataError, match=r"(?s)no folder .*roads_files yet.*it holds files.*--overwrite"):
+        predict(record.directory.path, images, output)
+    assert not output.exists()
+    predict(record.directory.path, images, output, overwrite=True)
+    assert (tmp_path / "roads" / "masks" / "0.png").read_text() == "mine"
 
 
 def test_a_run_leaves_metrics_pictures_and_a_model_that_knows_names_and_colours(run: Any) -> None:
@@ -386,6 +416,17 @@ def test_evaluate_gives_the_numbers_of_the_run_on_its_own_and_on_the_same_data(r
     for name, value in record.metrics["test"].items():
         assert found.metrics[name] == pytest.approx(value, abs=1e-6)
     assert found.per_class["floor"]["support"] == record.per_class["test"]["floor"]["support"]
+
+
+def test_ids_without_names_are_the_same_ids_in_other_data(run: Any) -> None:
+    record, _ = run
+    saved = load_saved(record.directory.path)
+    names, own = ("1", "2", "3"), saved.recipe.dataset.model_copy(update={"labels": None, "ignore_label": 0})
+    bare = replace(saved, labels=replace(saved.labels, names=names))
+    bare = replace(bare, recipe=bare.recipe.model_copy(update={"dataset": own}))
+    rows = rows_of(halves(1, 2, 3), halves(0, 1, 2))
+    part, *_ = rows_to_evaluate(bare, rows, None, {}, None, {})
+    assert list(part.entries) == [{"1": 64, "2": 64, "3": 64}, {"1": 64, "2": 64}]
 
 
 def test_the_order_of_rows_and_the_size_of_batches_change_no_answer(run: Any) -> None:
@@ -529,6 +570,12 @@ def test_an_image_without_a_mask_is_a_bad_row(models: Path, tmp_path: Path) -> N
         load_data(make_recipe("segformer", models, tmp_path / "out", dataset=settings), TASK)
 
 
+def test_the_pipeline_of_an_example_is_named_by_what_it_does(run: Any) -> None:
+    record, _ = run
+    assert loading_lines(record, '"m"')[-1].startswith("segment = pipeline(")
+    assert "print(segment(" in (record.directory.model / "README.md").read_text()
+
+
 def test_check_speaks_of_pixels_and_draws_rows_as_the_model_sees_them(models: Path, tmp_path: Path) -> None:
     recipe = make_recipe("segformer", models, tmp_path / f"checked{tmp_path.name}", augment=["random_resized_crop"])
     rows = {"train": masked(8, ignored=255), "validation": masked(4, seed=1)}
@@ -539,7 +586,27 @@ def test_check_speaks_of_pixels_and_draws_rows_as_the_model_sees_them(models: Pa
     assert sum(shares.values()) == pytest.approx(1) and shares["0"] > shares["1"] > shares["2"] > 0
     assert "share of the pixels that count" in str(report)
     (line,) = [note for note in report.notes if "as the model sees them" in note]
-    assert pil.open(line.rpartition(": ")[2]).height > 300
+    drawn = Path(line.rpartition(": ")[2])
+    assert pil.open(drawn).height > 300
+    again = check(recipe, data=rows)
+    assert not any(str(drawn) in note for note in again.notes)  # each check has a folder of its own
+    assert report.advice is None and not [note for note in report.notes if note.startswith("advice")]
+
+
+def test_a_picture_that_cannot_be_written_is_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> str:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("tempfile.mkdtemp", full)
+    assert _draw_seen(SimpleNamespace(task=TASK), "run") == "no picture of training rows: No space left on device"  # type: ignore[arg-type]
+
+
+def test_the_model_s_own_loss_ignores_no_class_of_the_model(models: Path) -> None:
+    for ignored, kept in ((255, 255), (9, 9), (0, 255)):
+        recipe = make_recipe("segformer", models, models / "out", dataset={"ignore_label": ignored})
+        config = SegformerConfig()
+        TASK.fit_config(config, LABELS, recipe)
+        assert config.semantic_loss_ignore_index == kept
 
 
 def test_a_batch_of_one_row_is_refused_before_training_where_the_model_cannot_take_it(tmp_path: Path) -> None:
