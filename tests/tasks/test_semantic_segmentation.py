@@ -402,7 +402,7 @@ def test_a_run_leaves_metrics_pictures_and_a_model_that_knows_names_and_colours(
     assert set(record.per_class["test"]["lamp"]) == {"iou", "precision", "recall", "f1", "support"}
     assert record.pictures == ["examples.png"]
     assert pil.open(record.directory.report / "examples.png").width > 300
-    assert "(examples.png)" in (record.directory.model / "README.md").read_text()
+    assert "(report/examples.png)" in (record.directory.model / "README.md").read_text()
     model = AutoModelForSemanticSegmentation.from_pretrained(record.directory.model)
     assert model.config.id2color[1] == [255, 255, 0] and model.config.semantic_loss_ignore_index == 9
     assert tuple(model.config.id2label.values()) == CLASSES
