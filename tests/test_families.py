@@ -135,7 +135,8 @@ def test_a_run_leaves_the_whole_run_directory_and_nothing_to_resume(finished: Fi
     model = {"config.json", "model.safetensors", "README.md", "recipe.yaml"}
     model |= set() if finished.family in TIMM_ARCHITECTURES else inputs
     expected = {"recipe.yaml", "record.json", "predictions/validation.parquet", "predictions/test.parquet"}
-    assert found - {"asked.yaml"} == expected | {"report/curves.png"} | {f"model/{name}" for name in model}
+    pictures = {"report/curves.png", "report/confusion.png"}  # and beside the card, which shows them
+    assert found - {"asked.yaml"} == expected | pictures | {f"model/{name}" for name in model | pictures}
     assert RunRecord.load(path).metrics == json.loads(json.dumps(finished.record.metrics))
     assert Recipe.load(finished.directory.recipe).training["num_train_epochs"] == 1
     assert yaml.safe_load((finished.directory.model / "recipe.yaml").read_text())["task"] == finished.task
