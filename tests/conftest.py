@@ -63,10 +63,12 @@ def curves_are_drawn_where_they_are_looked_at(monkeypatch: pytest.MonkeyPatch, r
         monkeypatch.setattr("hf_sft.curves.as_png", lambda record: ONE_PIXEL)
 
 
-@pytest.fixture(autouse=True)
-def heads_are_solved_first_only_where_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True, scope="session")
+def heads_are_solved_first_only_where_asked() -> Iterator[None]:
     """As if solving took too long: laws of training hold from the first step; test_warm_start.py lets auto decide."""
-    monkeypatch.setattr("hf_sft.training.warm_start.MOST_WORK", 0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hf_sft.training.warm_start.MOST_WORK", 0)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -408,11 +408,10 @@ def test_real_data_are_understood(name: str, real_data: Path, tmp_path: Path) ->
 
 
 @pytest.mark.real_data
-@pytest.mark.parametrize("name", ["camvid", "bccd"])
-def test_real_data_of_other_tasks_are_refused(name: str, real_data: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError) as caught:
-        init(real_data / name, tmp_path / "r.yaml")
-    assert caught.value.findings[0].place == str(real_data / name)
+def test_real_street_scenes_become_a_segmentation(real_data: Path, tmp_path: Path) -> None:
+    recipe, _ = init(real_data / "camvid", tmp_path / "r.yaml")
+    assert recipe.task == "image-segmentation" and recipe.dataset.columns == {"image": "image", "mask": "mask"}
+    assert set(read(recipe).splits) == {"train", "validation"}
 
 
 @pytest.mark.parametrize("kind", ["folder", "saved"])
