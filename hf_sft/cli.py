@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
 import typer
 
-from hf_sft.cli_action import carry_out, print_json, print_text, words_apart
+from hf_sft.cli_action import carry_out, help_printed, print_json, print_text, words_apart
 from hf_sft.cli_cache import cache_commands
 from hf_sft.cli_candidates import Candidates, ManyCandidates
 from hf_sft.cli_push import push
 from hf_sft.cli_run import RunCommand, run_here, start_processes
-from hf_sft.cli_values import read_mapping, read_pairs, read_task
-from hf_sft.console import escaped_json, onto_standard_output, prepare_streams, report_error
+from hf_sft.cli_values import (
+    MODEL,
+    BatchSize,
+    Columns,
+    Options,
+    TrustRemoteCode,
+    read_mapping,
+    read_pairs,
+    read_task,
+)
+from hf_sft.console import escaped_json, prepare_streams, report_error
 from hf_sft.errors import Finding, HfSftError, RecipeError
-
-if TYPE_CHECKING:
-    pass
 
 app = typer.Typer(
     name="hf-sft",
@@ -29,19 +34,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-
-
-MODEL = "A run directory, a folder that save_pretrained wrote, package:..., or a Hub id."
-TrustRemoteCode = Annotated[
-    bool, typer.Option("--trust-remote-code", help="Allow code that a model or an evaluate metric brings.")
-]
-Columns = Annotated[
-    list[str] | None, typer.Option(metavar="ROLE=COLUMN", help="text=body, label=queue; text=title,body joins two.")
-]
-Options = Annotated[
-    list[str] | None, typer.Option("--option", metavar="NAME=VALUE", help="For the reader: sep=';', encoding=latin-1.")
-]
-BatchSize = Annotated[int, typer.Option(min=1, help="Rows per batch.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -377,12 +369,6 @@ def env(as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON."
     carry_out(action)
 
 
-def _help_printed(arguments: list[str]) -> contextlib.AbstractContextManager[None]:
-    """Typer prints help itself; what refuses to take it is named as for all other words."""
-    alone = not arguments or "--help" in arguments
-    return onto_standard_output() if alone else contextlib.nullcontext()
-
-
 app.command(no_args_is_help=True, short_help="Put a finished run on the Hub.")(push)
 app.add_typer(cache_commands(), name="cache", short_help="What is recorded of frozen layers.")
 
@@ -392,7 +378,7 @@ def run_command(arguments: list[str]) -> int:
     command = typer.main.get_command(app)
     try:
         prepare_streams()
-        with _help_printed(arguments):
+        with help_printed(arguments):
             result = command.main(["run", *arguments], prog_name="hf-sft", standalone_mode=True)
     except HfSftError as error:
         return report_error(error)
@@ -405,7 +391,7 @@ def main() -> None:
     """Entry point of the command `hf-sft`."""
     try:
         prepare_streams()
-        with _help_printed(sys.argv[1:]):
+        with help_printed(sys.argv[1:]):
             app()
     except HfSftError as error:
         sys.exit(report_error(error))

@@ -20,6 +20,12 @@ def words_apart(apart: bool) -> Iterator[None]:
         yield
 
 
+def help_printed(arguments: list[str]) -> contextlib.AbstractContextManager[None]:
+    """Typer prints help itself; what refuses to take it is named as for all other words."""
+    alone = not arguments or "--help" in arguments
+    return onto_standard_output() if alone else contextlib.nullcontext()
+
+
 def print_text(text: str) -> None:
     with contextlib.suppress(BrokenPipeError), onto_standard_output():  # `| head` has seen enough
         print(text)

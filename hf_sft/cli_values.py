@@ -1,13 +1,27 @@
-"""What flags of the command line mean: names of tasks, pairs of names and values, mappings."""
+"""What flags of the command line mean: those that several commands have, names of tasks, pairs, mappings."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
+
+import typer
 
 from hf_sft.errors import Finding, RecipeError, nearest
 
 if TYPE_CHECKING:
     from hf_sft.recipe import TaskName
+
+MODEL = "A run directory, a folder that save_pretrained wrote, package:..., or a Hub id."
+TrustRemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Allow code that a model or an evaluate metric brings.")
+]
+Columns = Annotated[
+    list[str] | None, typer.Option(metavar="ROLE=COLUMN", help="text=body, label=queue; text=title,body joins two.")
+]
+Options = Annotated[
+    list[str] | None, typer.Option("--option", metavar="NAME=VALUE", help="For the reader: sep=';', encoding=latin-1.")
+]
+BatchSize = Annotated[int, typer.Option(min=1, help="Rows per batch.")]
 
 
 def read_task(name: str | None) -> TaskName | None:

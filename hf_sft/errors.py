@@ -76,6 +76,11 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     return "valid here: " + ", ".join(valid) if valid else ""
 
 
+def first_few(values: Sequence[Any], most: int = 5) -> str:
+    """The first of many, and how many more there are: `3, 8, 12, 20, 31 and 4 more`."""
+    return ", ".join(map(str, values[:most])) + (f" and {len(values) - most} more" if len(values) > most else "")
+
+
 def describe_value(value: Any) -> str:
     """A value as a Finding shows what was found: cut where it is long, with its kind in YAML's words."""
     if value is None or value is True or value is False:

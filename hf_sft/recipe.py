@@ -53,14 +53,7 @@ MOVING: dict[str, tuple[str, ...]] = {  # augmentations that move a mask or boxe
 AUGMENTATION_KEYS: dict[str, dict[str, tuple[str, ...]]] = {  # per task: augmentation -> its settings
     "text-classification": {"word_dropout": ("p",), "word_swap": ("p",)},
     "image-classification": {
-        "random_resized_crop": ("scale", "ratio"),
-        "random_crop": ("padding",),
-        "horizontal_flip": ("p",),
-        "vertical_flip": ("p",),
-        "rotation": ("degrees",),
-        "color_jitter": ("brightness", "contrast", "saturation", "hue"),
-        "grayscale": ("p",),
-        "gaussian_blur": ("kernel_size", "sigma"),
+        **MOVING,
         "rand_augment": ("num_ops", "magnitude"),
         "trivial_augment": (),
         "aug_mix": ("severity", "mixture_width", "chain_depth", "alpha"),

@@ -51,9 +51,7 @@ def fine_tune(
     asked = run_directory.describe_asked(recipe, data)
     finished = run_directory.finished_run(recipe, asked, overwrite=overwrite)
     if finished is not None:
-        say(f"this run is finished already; --overwrite repeats it\n\n{finished}")
-        if with_probe and not any("linear_probe" in found for found in finished.baselines.values()):
-            say("no linear probe was measured in that run; --overwrite --with-probe repeats it with one")
+        _tell(finished, with_probe=with_probe)
         around_run.finish(finished, recipe)
         return finished
     pinned, origins = around_run.begin(recipe, overwrite=overwrite, in_memory=data is not None)
@@ -76,6 +74,12 @@ def fine_tune(
     say(f"\n{record}")
     around_run.finish(record, work.recipe)
     return record
+
+
+def _tell(finished: RunRecord, *, with_probe: bool) -> None:
+    say(f"this run is finished already; --overwrite repeats it\n\n{finished}")
+    if with_probe and not any("linear_probe" in found for found in finished.baselines.values()):
+        say("no linear probe was measured in that run; --overwrite --with-probe repeats it with one")
 
 
 def as_recipe(recipe: Recipe | str | Path | Mapping[str, Any]) -> Recipe:

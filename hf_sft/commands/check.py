@@ -216,22 +216,24 @@ def _look(
         book.left_out.append("a rehearsal: the errors come first")
         return facts, {}, None, None
     book.advice = advise_on(work, opened, probed=probed, trust_remote_code=trust)
-    words = _describe_model(work, recipe.training)
-    training = work.recipe.training
-    rate, decay = training["learning_rate"], training.get("weight_decay", 0.0)
-    blocks = block_table(
-        work.built.model,
-        work.rules,
-        learning_rate=rate,
-        weight_decay=decay,
-        unit=(work.recipe.tuning.gradual or Gradual()).unit,
-        solved=solves(work.recipe),
-    )
     seen = book.attempt(lambda: _draw_seen(work, _called(recipe)))
     book.notes += [seen] if seen else []
     book.notes += notes(recipe, work.built)
     book.notes += job.tuning_notes(work.recipe, work.rules, work.inputs["train"].size, machine.processes, work.built)
-    return facts, words, blocks, book.attempt(lambda: rehearse(work))
+    return facts, _describe_model(work, recipe.training), _blocks(work), book.attempt(lambda: rehearse(work))
+
+
+def _blocks(work: Job) -> Table:
+    """What learns, block by block."""
+    training, tuning = work.recipe.training, work.recipe.tuning
+    return block_table(
+        work.built.model,
+        work.rules,
+        learning_rate=training["learning_rate"],
+        weight_decay=training.get("weight_decay", 0.0),
+        unit=(tuning.gradual or Gradual()).unit,
+        solved=solves(work.recipe),
+    )
 
 
 def _draw_seen(work: Job, name: str) -> str:

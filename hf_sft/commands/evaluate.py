@@ -18,7 +18,9 @@ from hf_sft.console import say
 from hf_sft.data.splits import Split
 from hf_sft.errors import DataError, Finding, RecipeError, describe_value, nearest
 from hf_sft.metrics.intervals import bootstrap_intervals
+from hf_sft.metrics.metric import Metric
 from hf_sft.metrics.resolve import resolve_metrics
+from hf_sft.recipe import Recipe
 from hf_sft.record import RunRecord
 from hf_sft.saved_model import SavedModel, load_saved
 from hf_sft.summary import Result, baseline_of, cells, class_metrics, counted, finite, number
@@ -148,16 +150,7 @@ def evaluate(
     )
     for line in notes:
         say(line)
-    functions = metrics if isinstance(metrics, Mapping) else {}
-    names = list(metrics) if not isinstance(metrics, Mapping) else []
-    found = resolve_metrics(
-        names or (_own_metrics(saved) if not functions else []),
-        saved.labels.problem,
-        folder=recipe.folder if not names else Path.cwd(),
-        functions=functions,
-        trust_remote_code=trust_remote_code,
-        num_labels=len(saved.labels.names),
-    )
+    found = _find_metrics(saved, recipe, metrics, trust_remote_code)
     groups = _groups(part.split, by) if by else {}
     inputs = make_inputs(part, recipe, saved.task, saved.labels, saved.processor)
     assert inputs.targets is not None
@@ -194,11 +187,31 @@ def evaluate(
         predictions={"row_id": inputs.row_ids, **saved.task.write(rows, saved.labels, recipe, inputs.source)},
     )
     if saved.run is not None and saved.run.record.is_file():
-        record = RunRecord.load(saved.run.path)
-        entry = evaluation.as_dict()
-        others = [earlier for earlier in record.evaluations if _what(earlier) != _what(entry)]
-        replace(record, evaluations=[*others, entry]).save()
+        _add_to_record(saved.run.path, evaluation.as_dict())
     return evaluation
+
+
+def _find_metrics(
+    saved: SavedModel, recipe: Recipe, asked: Sequence[str] | Mapping[str, Callable[..., Any]], trusted: bool
+) -> list[Metric]:
+    """Those asked for by name or given as functions, else the run's own."""
+    functions = asked if isinstance(asked, Mapping) else {}
+    names = [] if isinstance(asked, Mapping) else list(asked)
+    return resolve_metrics(
+        names or (_own_metrics(saved) if not functions else []),
+        saved.labels.problem,
+        folder=recipe.folder if not names else Path.cwd(),
+        functions=functions,
+        trust_remote_code=trusted,
+        num_labels=len(saved.labels.names),
+    )
+
+
+def _add_to_record(run: Path, entry: dict[str, Any]) -> None:
+    """In the place of an earlier evaluation of the same."""
+    record = RunRecord.load(run)
+    others = [earlier for earlier in record.evaluations if _what(earlier) != _what(entry)]
+    replace(record, evaluations=[*others, entry]).save()
 
 
 def _what(entry: Mapping[str, Any]) -> list[Any]:

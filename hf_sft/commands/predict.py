@@ -65,9 +65,7 @@ def predict(
     calibrated: logits are divided by the temperature that `hf-sft inspect` has fitted; the labels stay the same.
     Raises HfSftError for what the caller can mend; the rows predicted by then are kept in `<output>.partial`.
     """
-    for place, number in (("batch_size", batch_size), ("top_k", top_k)):
-        if number is not None and number < 1:
-            raise RecipeError(Finding(place=place, expected="at least 1", found=str(number)))
+    _check_numbers(batch_size=batch_size, top_k=top_k)
     if output is not None:
         check_output(output, overwrite=overwrite)
     source = open_rows(inputs, options)
@@ -102,6 +100,12 @@ def predict(
             total += len(chunk)
     path = None if output is None or str(output) == STANDARD_OUTPUT else Path(output).expanduser()
     return Predictions(rows=kept, path=path, total=total, seconds=time.perf_counter() - started)
+
+
+def _check_numbers(**numbers: int | None) -> None:
+    for place, number in numbers.items():
+        if number is not None and number < 1:
+            raise RecipeError(Finding(place=place, expected="at least 1", found=str(number)))
 
 
 def _folder_beside(output: str | Path | None) -> Path | None:

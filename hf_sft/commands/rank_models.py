@@ -60,12 +60,8 @@ def rank_models(
     started = time.perf_counter()
     name = str(recipe) if isinstance(recipe, (str, Path)) else "recipe"
     given = Recipe.load(recipe, overrides) if isinstance(recipe, (str, Path)) else as_recipe(recipe)
-    asked, least = read_candidates(candidates, given), 2
-    if folds < least or rows < least:
-        raise RecipeError(Finding(place="folds, rows", expected=f"{least} or more", found=f"{folds}, {rows}"))
-    if given.dataset.streaming:
-        expected = "training rows that can be read at once"
-        raise RecipeError(Finding(place="dataset.streaming", expected=expected, found="streaming: true"))
+    asked = read_candidates(candidates, given)
+    _check_arguments(given, folds, rows)
     environment.silence_libraries()
     base = _base_recipe(given)
     task = TASKS[base.task]
@@ -85,13 +81,9 @@ def rank_models(
         own = base.model_copy(update={"model": candidate.model})
         try:
             with overheard():
-                entry = _probe(own, candidate, machine, sampled, chosen, dealt, per_class, trust_remote_code)
-            ranked.append(entry)
-        except HfSftError as error:
+                ranked.append(_probe(own, candidate, machine, sampled, chosen, dealt, per_class, trust_remote_code))
+        except (HfSftError, *FAULTS) as error:  # the others can still be ranked
             unusable.append(Unusable(name=candidate.name, reason=_in_words(error)))
-        except FAULTS as error:  # the others can still be ranked
-            words = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-            unusable.append(Unusable(name=candidate.name, reason=words))
         gc.collect()  # a model's modules know each other: without this two of them are there at once
     first = chosen[0]
     sign = -1 if first.greater_is_better else 1
@@ -108,6 +100,14 @@ def rank_models(
         unusable=tuple(sorted(unusable, key=lambda one: one.name)),
         seconds=time.perf_counter() - started,
     )
+
+
+def _check_arguments(recipe: Recipe, folds: int, rows: int) -> None:
+    if folds < 2 or rows < 2:
+        raise RecipeError(Finding(place="folds, rows", expected="2 or more", found=f"{folds}, {rows}"))
+    if recipe.dataset.streaming:
+        expected = "training rows that can be read at once"
+        raise RecipeError(Finding(place="dataset.streaming", expected=expected, found="streaming: true"))
 
 
 def _base_recipe(recipe: Recipe) -> Recipe:
@@ -190,8 +190,10 @@ def _features(work: Job) -> NDArray:
     return features
 
 
-def _in_words(error: HfSftError) -> str:
+def _in_words(error: Exception) -> str:
     """The first finding in a line, without the fix, which speaks of the recipe's own keys."""
+    if not isinstance(error, HfSftError):
+        return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
     if not error.findings:
         return str(error)
     first = error.findings[0]

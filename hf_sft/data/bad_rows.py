@@ -13,7 +13,7 @@ import pyarrow.compute
 from datasets import Dataset
 from numpy.typing import NDArray
 
-from hf_sft.errors import DataError, Finding
+from hf_sft.errors import DataError, Finding, first_few
 
 MOST_LOOKED_AT = 10_000  # rows a split whose images are decoded before training, unless bad rows are to be skipped
 WORDS = {"image": "an image", "objects": "a list of boxes with labels"}
@@ -78,7 +78,7 @@ def refuse(bad: Sequence[BadRow]) -> DataError:
     findings = []
     for (_, source, role, column, words), group in groupby(sorted(bad, key=kind), key=kind):
         rows = list(group)
-        ids = ", ".join(str(row.row_id) for row in rows[:5]) + (", ..." if len(rows) > 5 else "")
+        ids = first_few([row.row_id for row in rows])
         count = f"{len(rows):,} rows" if len(rows) > 1 else "1 row"
         detail = f" ({rows[0].fault.detail})" if rows[0].fault.detail else ""
         usual = f"{WORDS.get(role) or 'a ' + role.partition('_')[0]} in every row"

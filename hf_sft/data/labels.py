@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from hf_sft.data.label_checks import check_settings, check_values
-from hf_sft.errors import DataError, Finding, nearest
+from hf_sft.errors import DataError, Finding, first_few, nearest
 from hf_sft.recipe import DataSet, ProblemName
 
 if TYPE_CHECKING:
@@ -236,9 +236,9 @@ def _ordered(found: set[str], train: LabelColumn, settings: DataSet) -> list[str
         ordered = list(dict.fromkeys(name for name in mapped if name is not None))
         others = _natural(found - set(ordered))
         if settings.labels and others:
-            expected = "labels that dataset.labels names: " + _some(settings.labels)
+            expected = "labels that dataset.labels names: " + first_few(settings.labels)
             fix = "name every label in dataset.labels, or none"
-            raise DataError(Finding(place="dataset.labels", expected=expected, found=_some(others), fix=fix))
+            raise DataError(Finding(place="dataset.labels", expected=expected, found=first_few(others), fix=fix))
         return ordered + others
     if mapping and not _are_integers(found):
         sources = _natural(set(mapping) | (found - {name for name in mapping.values() if name is not None}))
@@ -287,11 +287,7 @@ def _warnings(names: list[str], counts: Mapping[str, Counter[str]]) -> list[str]
     absent, single = ([name for name in names if train[name] == number] for number in (0, 1))
     warnings = []
     if absent:
-        warnings.append(f"warning: labels without a row in train, which cannot be learned: {_some(absent)}")
+        warnings.append(f"warning: labels without a row in train, which cannot be learned: {first_few(absent)}")
     if single:
-        warnings.append(f"warning: labels with one row in train: {_some(single)}")
+        warnings.append(f"warning: labels with one row in train: {first_few(single)}")
     return warnings
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")

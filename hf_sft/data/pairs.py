@@ -7,7 +7,7 @@ from pathlib import Path
 
 from datasets import Dataset, DatasetDict, Features, Image
 
-from hf_sft.errors import DataError, Finding
+from hf_sft.errors import DataError, Finding, first_few
 
 IMAGES = ("images", "image", "imgs", "img")
 MASKS = ("masks", "mask", "annotations", "labels")
@@ -57,7 +57,7 @@ def _pair(images: Path, masks: Path) -> dict[str, list[str | None]]:
     named = {name.removesuffix(suffix): path for name, path in ids.items()}
     alone = sorted(set(named) - set(photos))
     if alone:
-        found = f"{len(alone)} masks without: {', '.join(alone[:5])}" + (", ..." if len(alone) > 5 else "")
+        found = f"{len(alone)} masks without: {first_few(alone)}"
         fix = "give image and mask one name, as images/a.jpg and masks/a.png"
         raise DataError(
             Finding(place="dataset.path", expected=f"an image for every mask in {masks}", found=found, fix=fix)

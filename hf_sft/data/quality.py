@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from hf_sft.data.columns import columns_of, joined
 from hf_sft.data.pictures import read_pictures
 from hf_sft.data.splits import Split
-from hf_sft.errors import Finding
+from hf_sft.errors import Finding, first_few
 from hf_sft.recipe import Recipe
 
 IMBALANCED = 10.0  # rows of the largest class to rows of the smallest, from which on it is worth a word
@@ -52,7 +52,7 @@ def inspect_texts(role: str, split: Split, recipe: Recipe, positions: NDArray) -
     letterless = sum(not any(map(str.isalpha, text)) for text in texts)
     found = []
     if blank:
-        what = f"{len(blank):,} without one in {role}: rows {_some(ids[blank])}"
+        what = f"{len(blank):,} without one in {role}: rows {first_few(ids[blank])}"
         fix = "mend or remove those rows; they are trained on as they are"
         found.append(Finding(place=place, expected="a text in every row", found=what, fix=fix))
     if len(texts) > 1 and len(set(texts)) == 1:
@@ -88,7 +88,7 @@ def inspect_images(role: str, split: Split, recipe: Recipe, positions: NDArray) 
         (np.maximum(widths, heights) > HUGE, f"over {HUGE} pixels", "scale them down once, or reading takes most time"),
     ):
         if which.any() and len(pictures):
-            what = f"{int(which.sum()):,} {words} in {role}: rows {_some(split.row_ids[looked[which]])}"
+            what = f"{int(which.sum()):,} {words} in {role}: rows {first_few(split.row_ids[looked[which]])}"
             found.append(Finding(place=place, expected="images of usual sizes", found=what, fix=fix))
     facts = {
         "modes": dict(modes.most_common()),
@@ -139,7 +139,7 @@ def conflicting(inspection: Inspection, entries: Sequence[Any]) -> Finding | Non
         for row, key in zip(inspection.row_ids, inspection.keys["exact"].tolist(), strict=True)
         if len(labels[key]) > 1
     ]
-    what = f"{number:,} inputs of {inspection.split} with several: rows {_some(ids)}"
+    what = f"{number:,} inputs of {inspection.split} with several: rows {first_few(ids)}"
     fix = "decide for one label each"
     return Finding(place="dataset.columns.label", expected="one label for equal inputs", found=what, fix=fix)
 
@@ -176,7 +176,3 @@ def _has(recipe: Recipe, role: str) -> bool:
 def hash_texts(texts: Iterable[str]) -> NDArray:
     """uint64 [N]: equal for equal texts."""
     return np.array([xxhash.xxh64_intdigest(text.encode("utf-8", "replace")) for text in texts], dtype=np.uint64)
-
-
-def _some(ids: Sequence[Any] | NDArray) -> str:
-    return ", ".join(str(int(number)) for number in ids[:5]) + (", ..." if len(ids) > 5 else "")

@@ -14,7 +14,7 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, co
 from huggingface_hub.hf_api import RepoFile
 
 from hf_sft.console import say
-from hf_sft.errors import Finding, HfSftError, RecipeError
+from hf_sft.errors import Finding, HfSftError, RecipeError, first_few
 from hf_sft.hub.connection import HubError, ask, hub_client
 from hf_sft.hub.contents import CARD, RECORD, Content, Contents, as_given, contents_of
 from hf_sft.hub.preflight import MARK, PLACE, find_target, make_repository
@@ -53,20 +53,16 @@ class Pushed:
             lines = [f"{self.url} holds this run already: nothing to upload ({number} files)"]
         else:
             files = f"{len(self.uploaded)} of {number} files uploaded ({self.size / 1e6:,.1f} MB): "
-            lines = [f"{self.url}: {files}{_some(self.uploaded)}" + _and("removed", self.removed)]
+            lines = [f"{self.url}: {files}{first_few(self.uploaded)}" + _and("removed", self.removed)]
         if self.kept:
-            lines.append(f"edited on the Hub and left as it is: {_some(self.kept)}; --overwrite-card replaces it")
+            lines.append(f"edited on the Hub and left as it is: {first_few(self.kept)}; --overwrite-card replaces it")
         if self.left_out:
-            lines.append(f"not uploaded, as it may hold code or paths: {_some(self.left_out)}")
+            lines.append(f"not uploaded, as it may hold code or paths: {first_few(self.left_out)}")
         return "\n".join(lines)
 
 
-def _some(names: tuple[str, ...]) -> str:
-    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
-
-
 def _and(what: str, names: tuple[str, ...]) -> str:
-    return f"; {what}: {_some(names)}" if names else ""
+    return f"; {what}: {first_few(names)}" if names else ""
 
 
 def push(

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from hf_sft.data.boxes import Objects
 from hf_sft.data.labels import Labels
-from hf_sft.errors import Finding
+from hf_sft.errors import Finding, first_few
 from hf_sft.metrics.detection import AREAS, MOST_BOXES, box_outcome, per_label
 from hf_sft.metrics.metric import Outcome
 from hf_sft.recipe import Recipe
@@ -165,8 +165,7 @@ def _inspect_labels(
         findings.append(Finding(place=place, expected="boxes", found=what, fix=fix))
     crowded = np.flatnonzero(numbers > MOST_BOXES)
     if len(crowded):
-        some = ", ".join(map(str, row_ids[crowded[:5]])) + (", ..." if len(crowded) > 5 else "")
-        what = f"{len(crowded):,} rows of {role} with more: {some}"
+        what = f"{len(crowded):,} rows of {role} with more: {first_few(row_ids[crowded].tolist())}"
         fix = "cut such images into parts: of an image no more boxes are predicted"
         findings.append(Finding(place=place, expected=f"at most {MOST_BOXES} boxes", found=what, fix=fix))
     return facts, findings

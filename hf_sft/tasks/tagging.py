@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from hf_sft.data.labels import OUTSIDE, Labels
 from hf_sft.data.words import read_words
-from hf_sft.errors import Finding
+from hf_sft.errors import Finding, first_few
 from hf_sft.metrics.entities import find_entities, per_type, stray, tag_kinds, tag_outcome
 from hf_sft.metrics.metric import Outcome
 from hf_sft.recipe import Recipe
@@ -206,8 +206,7 @@ def _inspect_labels(
     place, findings = "dataset.columns.label", []
     if len(wrong):
         rows = list(dict.fromkeys(row_ids[row_of[wrong]].tolist()))
-        some = ", ".join(map(str, rows[:5])) + (", ..." if len(rows) > 5 else "")
-        what = f"{len(wrong):,} I- tags in {role} that go on with nothing, in {len(rows):,} rows: {some}"
+        what = f"{len(wrong):,} I- tags in {role} that go on with nothing, in {len(rows):,} rows: {first_few(rows)}"
         fix = "they count as the first word of an entity, in training as they stand; mend them where they are slips"
         findings.append(Finding(place=place, expected="every I- after B- or I- of its type", found=what, fix=fix))
     if not sum(found.values()):
