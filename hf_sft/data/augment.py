@@ -70,7 +70,7 @@ class Augment:
         found = []
         with torch.random.fork_rng(devices=[]):
             for value, (epoch, row) in zip(values, draws, strict=True):
-                torch.manual_seed(xxhash.xxh64_intdigest(f"{self.seed} {epoch} {row}".encode()) >> 1)
+                torch.default_generator.manual_seed(xxhash.xxh64_intdigest(f"{self.seed} {epoch} {row}".encode()) >> 1)
                 for step in steps:
                     value = step(value)
                 found.append(value)

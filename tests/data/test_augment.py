@@ -102,6 +102,14 @@ def test_a_draw_depends_on_seed_epoch_and_row_alone(name: str) -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
+def test_drawing_leaves_the_generators_of_devices_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch.manual_seed would seed them too, for every row, and dropout on a GPU draws from them."""
+    monkeypatch.setattr(
+        torch.cuda, "manual_seed_all", lambda seed: pytest.fail("the generators of all GPUs are seeded")
+    )
+    assert augment_of("horizontal_flip").raw({"image": [picture()]}, [(0, 0)])["image"]
+
+
 def test_rows_are_drawn_anew_in_each_epoch_by_their_ids() -> None:
     rows = Dataset.from_dict({"text": ["one two three four five six seven eight nine"] * 3})
     augment = augment_of(("word_swap", {"p": 0.5}), text=True)

@@ -51,7 +51,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackHub
     yield server
     hub_access.hub_obstacle.cache_clear()
     _http.close_session()
-    server.server_close()
+    server.go_away()
 
 
 @pytest.fixture
