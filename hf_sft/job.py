@@ -20,6 +20,7 @@ from hf_sft.evaluation import Evaluator, forward
 from hf_sft.metrics.metric import Metric
 from hf_sft.metrics.resolve import resolve_metrics
 from hf_sft.modeling.anatomy import is_convolutional
+from hf_sft.modeling.batch_norm import norms_kept_still
 from hf_sft.modeling.build import Built, Opened, build_model, open_model
 from hf_sft.modeling.lora import every_adapter_used, let_drop
 from hf_sft.modeling.parameter_groups import describe, freeze
@@ -221,7 +222,8 @@ def assemble(
     if not probe.solves(recipe):
         one, rows = collate(inputs["train"].features(1)), inputs["train"].size
         processes = environment.processes
-        refuse_lone_row(built.model, frozen, one, resolved.training, rows=rows, processes=processes)
+        still = [*frozen, *norms_kept_still(built.model, built.new, recipe.tuning.batch_norm)]
+        refuse_lone_row(built.model, still, one, resolved.training, rows=rows, processes=processes)
     work = Job(
         recipe=resolved,
         task=task,

@@ -169,6 +169,14 @@ def _probe_problems(content: dict[str, Any], tuning: dict[str, Any]) -> list[Pro
         ((solved or warm) and model.get("head") == "keep", key, "a new head, which it solves", "model.head: keep",
          "leave model.head out to let the solved head replace the model's own"),
     ]  # fmt: skip
+    if tuning.get("batch_norm") == "frozen":
+        expected = "pretrained statistics, in layers that train"
+        wrong += [
+            (strategy == "head", "batch_norm", expected, "strategy: head, which freezes the layers themselves",
+             "leave it out: frozen layers keep their statistics"),
+            (model.get("weights") == "random", "batch_norm", expected, "model.weights: random",
+             "leave it out: a network drawn at random has no statistics"),
+        ]  # fmt: skip
     if tuning.get("reinit_layers") is not None:
         expected = "layers that train and were trained before"
         wrong += [

@@ -15,6 +15,7 @@ from transformers import EarlyStoppingCallback, PrinterCallback
 
 from hf_sft.console import say
 from hf_sft.errors import Finding, RecipeError
+from hf_sft.modeling.batch_norm import norms_kept_still
 from hf_sft.modeling.learned_state import learned_state
 from hf_sft.modeling.lora import merge_adapters
 from hf_sft.record import RunDirectory, write_text
@@ -81,7 +82,7 @@ def _train(job: Job, directory: RunDirectory, callbacks: Sequence[Any], *, with_
         penalty=job.penalty,
         labels=job.labels,
         rules=job.rules,
-        frozen=job.frozen,
+        frozen=[*job.frozen, *norms_kept_still(job.built.model, job.built.new, job.recipe.tuning.batch_norm)],
         train_rows=job.inputs["train"].rows,
         train_lengths=None if job.inputs["train"].size is None else job.inputs["train"].lengths,
         collate=job.collate,
