@@ -20,7 +20,7 @@ from hf_sft.evaluation import Evaluator, forward
 from hf_sft.metrics.metric import Metric
 from hf_sft.metrics.resolve import resolve_metrics
 from hf_sft.modeling.anatomy import is_convolutional
-from hf_sft.modeling.batch_norm import norms_kept_still
+from hf_sft.modeling.batch_norm import norms_kept_still, settle_batch_norm
 from hf_sft.modeling.build import Built, Opened, build_model, open_model
 from hf_sft.modeling.lora import every_adapter_used, let_drop
 from hf_sft.modeling.parameter_groups import describe, freeze
@@ -139,6 +139,20 @@ def check_validation(recipe: Recipe, found: TaskData) -> None:
         raise RecipeError(findings)
 
 
+def _settle_batch_norm(recipe: Recipe, built: Built, rows: int | None, processes: int) -> Recipe:
+    tuning = recipe.tuning
+    chosen, line = settle_batch_norm(
+        tuning.batch_norm,
+        built.model,
+        built.new,
+        trained_before=recipe.model.weights != "random" and tuning.strategy not in ("head", "lora"),
+        steps=num_steps(recipe.training, rows, processes),
+    )
+    if line:
+        say(line)
+    return recipe.model_copy(update={"tuning": tuning.model_copy(update={"batch_norm": chosen})})
+
+
 def tuning_notes(
     recipe: Recipe, rules: Mapping[str, Rule], rows: int | None, processes: int, built: Built
 ) -> list[str]:
@@ -205,6 +219,7 @@ def assemble(
     if found.stream is not None:
         inputs["train"] = stream_inputs(found.stream, recipe, task, built.labels, built.processor)
     resolved = _resolve(recipe, found, metrics, built, inputs, environment, task)
+    resolved = _settle_batch_norm(resolved, built, inputs["train"].size, environment.processes)
     collate = task.collate(built.processor, resolved)
     channels_last = task.channels_last and is_convolutional(built.model)
     if channels_last:
@@ -222,7 +237,7 @@ def assemble(
     if not probe.solves(recipe):
         one, rows = collate(inputs["train"].features(1)), inputs["train"].size
         processes = environment.processes
-        still = [*frozen, *norms_kept_still(built.model, built.new, recipe.tuning.batch_norm)]
+        still = [*frozen, *norms_kept_still(built.model, built.new, resolved.tuning.batch_norm)]
         refuse_lone_row(built.model, still, one, resolved.training, rows=rows, processes=processes)
     work = Job(
         recipe=resolved,

@@ -101,9 +101,10 @@ class Tuning(Section):
         description="linear_probe: the head is solved before the first step (LP-FT, Kumar et al. 2022); auto: with "
         "strategy full, where a pretrained model gets a new head and solving it takes little",
     )
-    batch_norm: Literal["train", "frozen"] = Field(
-        "train",
-        description="of layers that train; frozen: it normalises by its pretrained statistics, while its scales learn",
+    batch_norm: Literal["auto", "train", "frozen"] = Field(
+        "auto",
+        description="of layers that train; frozen: it normalises by its pretrained statistics, while its scales learn; "
+        "auto: frozen in a run of fewer than 1,000 steps",
     )
     reinit_layers: int | None = Field(
         None, gt=0, description="so many of the last layers are drawn anew before training (Zhang et al. 2021)"

@@ -71,6 +71,14 @@ def heads_are_solved_first_only_where_asked() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True, scope="session")
+def batch_norm_trains_where_nothing_is_said() -> Iterator[None]:
+    """As if every run were long; test_batch_norm.py lets auto decide."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hf_sft.modeling.batch_norm.FEW_STEPS", 0)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def folders_are_owned_at_once(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     """A run looks a second time, 0.3 s later, whether its folder is its own."""

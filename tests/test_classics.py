@@ -107,10 +107,11 @@ def look_at(model: nn.Module, split: Pixels) -> tuple[float, float]:
 
 
 @pytest.fixture(autouse=True, scope="module")
-def heads_may_be_solved_first() -> Iterator[None]:
-    """A recipe that leaves it open does not begin as the tutorials do."""
+def recipes_leave_nothing_open() -> Iterator[None]:
+    """One that does begins with a solved head, and BatchNorm keeps its statistics: the tutorials do neither."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("hf_sft.training.warm_start.MOST_WORK", 10**8)
+        patch.setattr("hf_sft.modeling.batch_norm.FEW_STEPS", 1000)
         yield
 
 

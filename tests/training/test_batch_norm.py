@@ -7,6 +7,7 @@ import pytest
 from tiny_runs import make_data, make_recipe, prepare, train, weights
 
 from hf_sft.errors import RecipeError
+from hf_sft.modeling import batch_norm
 from hf_sft.modeling.batch_norm import norms_kept_still
 
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
@@ -61,3 +62,30 @@ def test_it_is_refused_where_it_would_do_nothing(
         recipe = make_recipe(family, models, tmp_path, **{"tuning": {"batch_norm": "frozen"}, **changes})
         prepare(recipe, make_data(family, train=16, validation=8))
     assert caught.value.findings[0].place.endswith("tuning.batch_norm") and caught.value.findings[0].fix
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "chosen"),
+    [
+        ("resnet", {}, "frozen"),
+        ("resnet", {"training": {"max_steps": 1000}}, "train"),
+        ("resnet", {"tuning": {"batch_norm": "train"}}, "train"),
+        ("resnet", {"tuning": {"strategy": "head"}}, "train"),
+        ("resnet", {"model": {"weights": "random"}}, "train"),
+        ("bert", {}, "train"),
+    ],
+    ids=["few steps", "many steps", "as the recipe says", "head", "random weights", "no such norms"],
+)
+def test_auto_keeps_them_in_a_short_run_of_a_pretrained_model(
+    family: str,
+    changes: dict[str, object],
+    chosen: str,
+    models: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(batch_norm, "FEW_STEPS", 1000)
+    recipe = make_recipe(family, models, tmp_path, **changes)
+    assert prepare(recipe, make_data(family, train=16, validation=8)).recipe.tuning.batch_norm == chosen
+    assert ("tuning.batch_norm: train moves them" in capsys.readouterr().out) == (chosen == "frozen")
