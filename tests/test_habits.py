@@ -10,19 +10,51 @@ import sysconfig
 import tomllib
 import venv
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 import yaml
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-WALKS = ("CONTRIBUTING.md", "README.md")
+WALKS = ("CONTRIBUTING.md", "README.md", "docs/correctness.md", "docs/scaling.md")
+COLAB = re.compile(r"colab\.research\.google\.com/github/([\w-]+)/hf-sft/blob/main/")
 
 
 @pytest.mark.parametrize("name", WALKS)
 def test_files_and_folders_that_are_named_exist(name: str) -> None:
     named = re.findall(r"`((?:hf_sft|tests|docs|recipes|notebooks|benchmarks)/[\w./-]*)`", (ROOT / name).read_text())
     assert named and not [path for path in named if not (ROOT / path).exists()]
+
+
+@pytest.mark.parametrize("path", [ROOT / "README.md", *(ROOT / "docs").glob("*.md")], ids=lambda path: path.name)
+def test_files_and_headings_that_are_linked_exist(path: Path) -> None:
+    for name, _, place in (link.partition("#") for link in re.findall(r"\]\((?!https?:)([^)]+)\)", path.read_text())):
+        file = path.parent / name if name else path
+        assert file.exists(), name
+        if place:
+            headings = re.findall(r"^#+ (.+)$", file.read_text(encoding="utf-8"), re.MULTILINE)
+            anchors = {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in headings}
+            assert place in anchors, (name, place)
+
+
+def test_whose_repository_it_is_stands_the_same_everywhere() -> None:
+    """`make owner OWNER=name` sets it."""
+    files = [ROOT / "README.md", *(ROOT / "notebooks").glob("*.ipynb")]
+    owners = [set(COLAB.findall(file.read_text(encoding="utf-8"))) for file in files]
+    assert len(set.union(*owners)) == 1 and all(owners)
+
+
+def test_pictures_of_terminals_show_commands_of_the_readme_and_no_folder_of_a_machine() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    pictures = list((ROOT / "docs" / "pictures").glob("*.svg"))
+    assert pictures
+    for picture in pictures:
+        text = ElementTree.fromstring(picture.read_text(encoding="utf-8")).itertext()
+        lines = [line for line in text if line.strip()]
+        command = lines[0].removeprefix("$ ")
+        assert f"![Terminal: {command}](docs/pictures/{picture.name})" in readme
+        assert not re.search(r"(^|[\s\"'(])(/|~/|[A-Z]:\\)\w", "\n".join(lines)), picture
 
 
 def test_the_walks_name_every_table_that_can_be_added_to() -> None:
