@@ -16,7 +16,7 @@ from termios import TIOCSWINSZ
 FOLDER = Path(__file__).parents[1] / "docs" / "pictures"
 COMMANDS = {
     "check": ["hf-sft", "check", "bundled:bert_sentiment"],
-    "run": ["hf-sft", "run", "bundled:bert_sentiment"],
+    "run": ["hf-sft", "run", "bundled:efficientnet_digits"],
 }
 COLUMNS = 120
 CELL = (7.8, 18)  # pixels of a letter

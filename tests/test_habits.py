@@ -10,6 +10,7 @@ import sysconfig
 import tomllib
 import venv
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -80,7 +81,7 @@ def test_the_version_is_the_same_everywhere() -> None:
 
 
 @pytest.mark.slow
-def test_the_wheel_checks_its_own_recipe_from_outside_the_repository(tmp_path: Path) -> None:
+def test_the_wheel_runs_its_own_recipe_from_outside_the_repository(tmp_path: Path) -> None:
     """Built and installed alone, in an environment that sees this one's packages but not this repository."""
     command = [sys.executable, "-m", "build", "--wheel", "--outdir", str(tmp_path), str(ROOT)]
     built = subprocess.run(command, capture_output=True, text=True)
@@ -97,12 +98,12 @@ def test_the_wheel_checks_its_own_recipe_from_outside_the_repository(tmp_path: P
     where = [scripts / "python", "-c", "import hf_sft; print(hf_sft.__file__)"]
     found = subprocess.run(where, cwd=tmp_path, env=variables, capture_output=True, text=True, check=True)
     assert Path(found.stdout.strip()).is_relative_to(site) and (site / "hf_sft" / "py.typed").exists()
-    checked = subprocess.run(
-        [scripts / "hf-sft", "check", "bundled:bert_sentiment", "--fast"],
-        cwd=tmp_path,
-        env={**variables, "HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
-    )
+    outside: dict[str, Any] = {"cwd": tmp_path, "env": {**variables, "HF_HUB_OFFLINE": "1"}}
+    outside |= {"capture_output": True, "text": True}
+    checked = subprocess.run([scripts / "hf-sft", "check", "bundled:bert_sentiment", "--fast"], **outside)
     assert checked.returncode == 0, checked.stdout + checked.stderr
     assert not (tmp_path / "runs").exists()
+    small = ["dataset.max_samples={train: 32, validation: 16, test: 16}", "training.num_train_epochs=1"]
+    ran = subprocess.run([scripts / "hf-sft", "run", "bundled:bert_sentiment", *small], **outside)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert (tmp_path / "runs" / "bert_sentiment" / "model" / "model.safetensors").exists()
