@@ -19,8 +19,9 @@ COMMANDS = {
     "run": ["hf-sft", "run", "bundled:efficientnet_digits"],
 }
 COLUMNS = 120
+NO_BREAK = "\u00a0"  # a space that is not drawn together with the next
 CELL = (7.8, 18)  # pixels of a letter
-STYLE = "font:13px ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;white-space:pre"
+STYLE = "font:13px ui-monospace,SFMono-Regular,Menlo,Consolas,monospace"
 
 
 def capture(command: list[str], folder: Path) -> list[str]:
@@ -52,7 +53,7 @@ def shown(line: str) -> str:
 
 def as_svg(command: list[str], lines: list[str]) -> str:
     """Plain text on a dark ground, with the command above it."""
-    rows = [f"$ {' '.join(command)}", *lines]
+    rows = [row.replace(" ", NO_BREAK) for row in (f"$ {' '.join(command)}", *lines)]
     width, height = round(CELL[0] * max(map(len, rows)) + 40), round(CELL[1] * len(rows) + 36)
     size = f'width="{width}" height="{height}"'
     texts = [
@@ -65,7 +66,7 @@ def as_svg(command: list[str], lines: list[str]) -> str:
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" {size}>',
             f'<rect {size} rx="8" fill="#1d2127"/>',
-            f'<g style="{STYLE}" xml:space="preserve">',
+            f'<g style="{STYLE}">',
             *texts,
             "</g>\n</svg>\n",
         ]

@@ -19,6 +19,7 @@ import yaml
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 WALKS = ("CONTRIBUTING.md", "README.md", "docs/correctness.md", "docs/scaling.md")
+NO_BREAK = "\u00a0"
 COLAB = re.compile(r"colab\.research\.google\.com/github/([\w-]+)/hf-sft/blob/main/")
 
 
@@ -52,7 +53,7 @@ def test_pictures_of_terminals_show_commands_of_the_readme_and_no_folder_of_a_ma
     assert pictures
     for picture in pictures:
         text = ElementTree.fromstring(picture.read_text(encoding="utf-8")).itertext()
-        lines = [line for line in text if line.strip()]
+        lines = [line.replace(NO_BREAK, " ") for line in text if line.strip()]
         command = lines[0].removeprefix("$ ")
         assert f"![Terminal: {command}](docs/pictures/{picture.name})" in readme
         assert not re.search(r"(^|[\s\"'(])(/|~/|[A-Z]:\\)\w", "\n".join(lines)), picture
