@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: run test test-slow check bench clean
+.PHONY: run test test-slow check bench owner clean
 
 $(READY): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "hf_sft needs Python 3.11 or newer; set PYTHON=python3.11")'
@@ -32,6 +32,13 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.speed
 	$(BIN)/python -m benchmarks.inspection
 	if [ -n "$$HF_SFT_REAL_DATA" ]; then $(BIN)/python -m benchmarks.frozen; fi
+
+# Whose repository this is: in the links to Colab and in the commands that install from it.
+owner:
+	test -n '$(OWNER)' || { echo 'make owner OWNER=name'; exit 2; }
+	perl -pi -e 's{(/github/)[\w-]+(/hf-sft/blob/)}{$${1}$(OWNER)$${2}}g; \
+	  s{git\+(<URL[^>]*>|https://github\.com/[\w-]+/hf-sft)}{git+https://github.com/$(OWNER)/hf-sft}g' \
+	  README.md notebooks/*.ipynb
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

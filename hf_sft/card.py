@@ -224,7 +224,7 @@ def _environment(record: RunRecord) -> str:
 def _limitations(record: RunRecord) -> str:
     split = headline_split(record)
     limits = _limits(record, split) if split else ["no split was evaluated"]
-    said = [*limits, *_slices(record), *map(cut_folders, record.notes)]
+    said = [*limits, *_slices(record), *_looked_into(record), *map(cut_folders, record.notes)]
     return f"## Limitations\n\n{bullets(said)}" if said else ""
 
 
@@ -279,6 +279,18 @@ def _slices(record: RunRecord) -> Iterable[str]:
         yield (
             f"{name} is worst where {entry.get('by')} is {worst}: {number(found)} on {part['rows']:,} rows{interval}; "
             f"{everywhere} on all rows of {without_folders(str(entry.get('split')))}"
+        )
+
+
+def _looked_into(record: RunRecord) -> Iterable[str]:
+    """What `hf-sft inspect` found against it."""
+    found = record.inspection.get("errors") or {}
+    if found.get("worst_slice"):
+        right, elsewhere = (number(summary.finite(found[f"worst_slice_right{end}"])) for end in ("", "_elsewhere"))
+        yield (
+            f"worse by more than chance on the rows of {found['split']} where "
+            f"{without_folders(str(found['worst_slice']))}: {right} of {found['worst_slice_rows']:,} rows are right, "
+            f"{elsewhere} of the others"
         )
 
 

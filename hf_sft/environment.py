@@ -13,6 +13,8 @@ import datasets
 import torch
 import transformers
 from accelerate import PartialState
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType
 
 from hf_sft.errors import EnvironmentProblem, Finding
 from hf_sft.recipe import Recipe
@@ -52,6 +54,7 @@ def prepare_environment(recipe: Recipe) -> Environment:
     _refuse_lost_processes()
     if not torch.accelerator.is_available():
         os.environ["ACCELERATE_USE_CPU"] = "true"
+    _forget_notebook()
     # without cpu=True, N processes on a machine without a GPU never meet
     state = PartialState(cpu=on_cpu(), **_process_group(recipe))
     asked = int(os.environ.get("WORLD_SIZE", 1))
@@ -123,6 +126,13 @@ def _refuse_lost_processes() -> None:
     asked = int(os.environ.get("WORLD_SIZE", 1))
     if asked > 1 and "RANK" not in os.environ:
         _raise_lost(asked, 1)  # else it would wait half an hour for the others
+
+
+def _forget_notebook() -> None:
+    """A rank that `notebook_launcher` forked inherits what the notebook knew: itself, as the only process."""
+    ranks = int(os.environ.get("WORLD_SIZE", 1)) > 1 and not torch.distributed.is_initialized()
+    if ranks and PartialState._shared_state.get("distributed_type") == DistributedType.NO:
+        AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def _raise_lost(asked: int | None, formed: int) -> None:

@@ -11,6 +11,7 @@ AUTO_CLASSES = {
     "text-classification": "AutoModelForSequenceClassification",
     "image-classification": "AutoModelForImageClassification",
     "token-classification": "AutoModelForTokenClassification",
+    "image-segmentation": "AutoModelForSemanticSegmentation",
     "object-detection": "AutoModelForObjectDetection",
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ from accelerate.commands.launch import launch_command_parser
 from accelerate.utils import FullyShardedDataParallelPlugin
 from accelerate.utils.launch import prepare_multi_gpu_env
 
+from hf_sft.recipe import Recipe
+from hf_sft.training.global_batch import share_batch
+
 FOLDER = Path(__file__).parents[1] / "recipes" / "accelerate"
 FILES = {
     "one_gpu": {"distributed_type": "NO", "num_processes": 1, "num_machines": 1},
@@ -20,6 +24,9 @@ FILES = {
     "fsdp2": {"distributed_type": "FSDP", "num_machines": 1},
     "deepspeed_zero2": {"distributed_type": "DEEPSPEED", "num_machines": 1},
 }
+
+
+SCALING = (FOLDER.parents[1] / "docs" / "scaling.md").read_text(encoding="utf-8")
 
 
 def read(name: str) -> ClusterConfig:
@@ -58,3 +65,25 @@ def test_fsdp_is_of_version_2(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.setenv(key, str(value))
     plugin = FullyShardedDataParallelPlugin()
     assert plugin.fsdp_version == 2 and plugin.reshard_after_forward is True
+
+
+def test_scaling_md_names_every_file() -> None:
+    assert set(re.findall(r"recipes/accelerate/(\w+)\.yaml", SCALING)) == set(FILES) - {"one_gpu"}
+
+
+def test_the_batches_of_scaling_md_are_those_of_a_run() -> None:
+    rows = re.findall(r"^\| (\d+) \| (\d+) \| (\d+) \| (\d+) \|$", SCALING, re.MULTILINE)
+    assert len(rows) == 3
+    for processes, most, accumulated, whole in (map(int, row) for row in rows):
+        content = {"task": "text-classification", "model": {"name": "x"}, "dataset": {"path": "x"}}
+        recipe = Recipe.from_dict(content | {"run": {"global_batch_size": whole}})
+        expected = {"per_device_train_batch_size": most, "gradient_accumulation_steps": accumulated}
+        assert share_batch(recipe, 32, processes) == expected and most * accumulated * processes == whole
+
+
+def test_the_job_of_slurm_gives_the_launcher_options_that_it_has() -> None:
+    (command,) = re.findall(r"accelerate launch (.*?) -m hf_sft\.run", SCALING[SCALING.index("#SBATCH") :], re.DOTALL)
+    words = re.sub(r"\$\(\(.*?\)\)|\$\w+", "2", command.replace("\\\n", " ")).split()
+    given = launch_command_parser().parse_args([*words, "-m", "hf_sft.run", "RECIPE"])
+    assert (given.num_machines, given.num_processes, given.machine_rank) == (2, 2, 2)
+    assert Path(given.config_file).name == "several_nodes.yaml" and given.main_process_ip == "2"

@@ -421,6 +421,15 @@ def test_limitations_name_the_worst_slice_that_is_large_enough() -> None:
     assert "rooms" not in card
 
 
+def test_limitations_name_the_worst_group_of_rows_that_inspect_has_found() -> None:
+    found = {"split": "test", "worst_slice": "text has a negation", "worst_slice_rows": 260}
+    found |= {"worst_slice_right": 0.65, "worst_slice_right_elsewhere": 0.78}
+    card = model_card(make_record(inspection={"errors": found}))
+    told = "on the rows of test where text has a negation: 0.6500 of 260 rows are right, 0.7800 of the others"
+    assert f"worse by more than chance {told}" in card
+    assert "more than chance" not in model_card(make_record(inspection={"errors": {"worse_slices": 0}}))
+
+
 def test_confusion_names_what_is_mistaken_most() -> None:
     card = model_card(make_published_record())
     assert "- negative taken for positive: 12 of 100 rows\n- positive taken for negative: 9 of 100 rows" in card

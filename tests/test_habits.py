@@ -10,19 +10,53 @@ import sysconfig
 import tomllib
 import venv
 from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 import yaml
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-WALKS = ("CONTRIBUTING.md", "README.md")
+WALKS = ("CONTRIBUTING.md", "README.md", "docs/correctness.md", "docs/scaling.md")
+NO_BREAK = "\u00a0"
+COLAB = re.compile(r"colab\.research\.google\.com/github/([\w-]+)/hf-sft/blob/main/")
 
 
 @pytest.mark.parametrize("name", WALKS)
 def test_files_and_folders_that_are_named_exist(name: str) -> None:
     named = re.findall(r"`((?:hf_sft|tests|docs|recipes|notebooks|benchmarks)/[\w./-]*)`", (ROOT / name).read_text())
     assert named and not [path for path in named if not (ROOT / path).exists()]
+
+
+@pytest.mark.parametrize("path", [ROOT / "README.md", *(ROOT / "docs").glob("*.md")], ids=lambda path: path.name)
+def test_files_and_headings_that_are_linked_exist(path: Path) -> None:
+    for name, _, place in (link.partition("#") for link in re.findall(r"\]\((?!https?:)([^)]+)\)", path.read_text())):
+        file = path.parent / name if name else path
+        assert file.exists(), name
+        if place:
+            headings = re.findall(r"^#+ (.+)$", file.read_text(encoding="utf-8"), re.MULTILINE)
+            anchors = {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in headings}
+            assert place in anchors, (name, place)
+
+
+def test_whose_repository_it_is_stands_the_same_everywhere() -> None:
+    """`make owner OWNER=name` sets it."""
+    files = [ROOT / "README.md", *(ROOT / "notebooks").glob("*.ipynb")]
+    owners = [set(COLAB.findall(file.read_text(encoding="utf-8"))) for file in files]
+    assert len(set.union(*owners)) == 1 and all(owners)
+
+
+def test_pictures_of_terminals_show_commands_of_the_readme_and_no_folder_of_a_machine() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    pictures = list((ROOT / "docs" / "pictures").glob("*.svg"))
+    assert pictures
+    for picture in pictures:
+        text = ElementTree.fromstring(picture.read_text(encoding="utf-8")).itertext()
+        lines = [line.replace(NO_BREAK, " ") for line in text if line.strip()]
+        command = lines[0].removeprefix("$ ")
+        assert f"![Terminal: {command}](docs/pictures/{picture.name})" in readme
+        assert not re.search(r"(^|[\s\"'(])(/|~/|[A-Z]:\\)\w", "\n".join(lines)), picture
 
 
 def test_the_walks_name_every_table_that_can_be_added_to() -> None:
@@ -48,7 +82,7 @@ def test_the_version_is_the_same_everywhere() -> None:
 
 
 @pytest.mark.slow
-def test_the_wheel_checks_its_own_recipe_from_outside_the_repository(tmp_path: Path) -> None:
+def test_the_wheel_runs_its_own_recipe_from_outside_the_repository(tmp_path: Path) -> None:
     """Built and installed alone, in an environment that sees this one's packages but not this repository."""
     command = [sys.executable, "-m", "build", "--wheel", "--outdir", str(tmp_path), str(ROOT)]
     built = subprocess.run(command, capture_output=True, text=True)
@@ -65,12 +99,12 @@ def test_the_wheel_checks_its_own_recipe_from_outside_the_repository(tmp_path: P
     where = [scripts / "python", "-c", "import hf_sft; print(hf_sft.__file__)"]
     found = subprocess.run(where, cwd=tmp_path, env=variables, capture_output=True, text=True, check=True)
     assert Path(found.stdout.strip()).is_relative_to(site) and (site / "hf_sft" / "py.typed").exists()
-    checked = subprocess.run(
-        [scripts / "hf-sft", "check", "bundled:bert_sentiment", "--fast"],
-        cwd=tmp_path,
-        env={**variables, "HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
-    )
+    outside: dict[str, Any] = {"cwd": tmp_path, "env": {**variables, "HF_HUB_OFFLINE": "1"}}
+    outside |= {"capture_output": True, "text": True}
+    checked = subprocess.run([scripts / "hf-sft", "check", "bundled:bert_sentiment", "--fast"], **outside)
     assert checked.returncode == 0, checked.stdout + checked.stderr
     assert not (tmp_path / "runs").exists()
+    small = ["dataset.max_samples={train: 32, validation: 16, test: 16}", "training.num_train_epochs=1"]
+    ran = subprocess.run([scripts / "hf-sft", "run", "bundled:bert_sentiment", *small], **outside)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert (tmp_path / "runs" / "bert_sentiment" / "model" / "model.safetensors").exists()

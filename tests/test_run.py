@@ -28,6 +28,7 @@ from hf_sft.launch import launch
 from hf_sft.recipe import Recipe
 from hf_sft.training import fit
 from hf_sft.training.order import epoch_order
+from hf_sft.training.stopping import StopOnRequest
 
 METRICS_OF = {
     "single_label": ["macro_f1", "accuracy", "log_loss", "auroc"],
@@ -405,11 +406,21 @@ def test_a_second_signal_ends_at_once(recipe_file, monkeypatch, capsys):
                 os.kill(os.getpid(), signal.SIGTERM)
                 os.kill(os.getpid(), signal.SIGTERM)
 
+    monkeypatch.setattr("hf_sft.training.stopping.ECHO", 0.0)
     monkeypatch.setattr(
         fit, "train", lambda work, directory, callbacks, **how: train(work, directory, [*callbacks, Twice()], **how)
     )
     assert run_command([str(recipe_file)]) == 143
     assert not list((recipe_file.parent / "run" / "checkpoints").glob("*-7"))
+
+
+def test_a_signal_that_the_launcher_hands_on_beside_the_scheduler_s_is_one_request(capsys):
+    """SLURM signals every process of a job, and a launcher its ranks."""
+    stop = StopOnRequest(max_hours=None, started=0.0)
+    with stop.listening():
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert stop.asked == signal.SIGTERM and capsys.readouterr().out.count("stopping after this step") == 1
 
 
 def test_a_run_that_has_had_its_hours_saves_and_goes_on_later(models, tmp_path):

@@ -12,7 +12,7 @@ from hf_sft.analysis.duplicates import compare
 from hf_sft.analysis.finished import FinishedRun
 from hf_sft.analysis.label_errors import likely_label_errors
 from hf_sft.analysis.predictions import Predictions, judged
-from hf_sft.analysis.section import Absent, Cell, Figure, Part, Section, Table
+from hf_sft.analysis.section import Absent, Cell, Figure, Interval, Part, Section, Table
 from hf_sft.analysis.slices import find_slices
 from hf_sft.metrics.temperature import fit_temperature, tempered
 
@@ -155,4 +155,12 @@ def _slices(
     run: FinishedRun, part: Predictions, right: np.ndarray
 ) -> tuple[Table, dict[str, float | int | str | None]]:
     table = find_slices(run, part.split, part.row_ids, right)
-    return table, {"worse_slices": sum(row[-1] == "worse" for row in table.rows)}
+    worse = [row for row in table.rows if row[-1] == "worse"]
+    figures: dict[str, float | int | str | None] = {"worse_slices": len(worse)}
+    if worse:
+        by, name, rows, inside, elsewhere, *_ = worse[0]
+        figures["worst_slice"] = f"{by} {name}" if by == "text" else f"{by} is {name}"
+        figures["worst_slice_rows"] = int(str(rows))
+        figures["worst_slice_right"] = inside.value if isinstance(inside, Interval) else None
+        figures["worst_slice_right_elsewhere"] = float(str(elsewhere))
+    return table, figures

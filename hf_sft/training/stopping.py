@@ -17,18 +17,20 @@ from transformers.trainer_callback import TrainerControl, TrainerState
 from hf_sft.console import say
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+ECHO = 1.0  # seconds: SLURM signals a rank itself and its launcher, which hands the signal on
 
 
 class StopOnRequest(TrainerCallback):
     """Saves at the first step after SIGINT, SIGTERM or `max_hours` since `started` (perf_counter), then leaves.
 
     With KeyboardInterrupt after SIGINT, SystemExit(143) otherwise. All processes leave at the same step, whichever of
-    them was asked. A second signal ends at once.
+    them was asked. A second signal ends at once, unless it comes within ECHO of the first.
     """
 
     def __init__(self, *, max_hours: float | None, started: float):
         self.deadline = None if max_hours is None else started + 3600 * max_hours
         self.asked = 0  # the signal's number
+        self.asked_at = 0.0
         self.leaving = 0
 
     @contextmanager
@@ -46,8 +48,10 @@ class StopOnRequest(TrainerCallback):
 
     def _note(self, number: int, frame: Any) -> None:
         if self.asked:
+            if time.perf_counter() - self.asked_at < ECHO:
+                return
             raise _end(number)
-        self.asked = number
+        self.asked, self.asked_at = number, time.perf_counter()
         say("stopping after this step, with a checkpoint; once more stops at once")
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
 from hf_sft.errors import ModelError
 from hf_sft.features import extract_features
@@ -26,7 +27,8 @@ def settle_warm_start(job: Job) -> tuple[Job, str]:
     """The job with tuning.warm_start decided, and one line that says why; empty where the recipe says it.
 
     auto: a new head of a pretrained model, all of which then trains on rows that can be read at once. From a random
-    head the first steps spoil the features below it (Kumar et al. 2022), and few steps hardly train it.
+    head the first steps spoil the features below it (Kumar et al. 2022), and few steps hardly train it. Not above
+    BatchNorm that trains: once that normalises by the batch, the features are others than those the head was solved on.
     """
     tuning = job.recipe.tuning
     if tuning.warm_start != "auto":
@@ -42,6 +44,8 @@ def _serves(job: Job) -> bool:
     if recipe.tuning.strategy != "full" or recipe.tuning.reinit_layers is not None:
         return False
     if recipe.model.weights == "random" or job.data.stream is not None or job.labels.problem not in METHODS:
+        return False
+    if recipe.tuning.batch_norm != "frozen" and any(isinstance(module, BatchNorm) for module in model.modules()):
         return False
     try:
         layers = output_layers(model, model.config.num_labels)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import types
+
 import numpy as np
 import pytest
 from analysis_runs import drawn_scores, single
 
-from hf_sft.analysis import confusion
+from hf_sft.analysis import confusion, errors
 from hf_sft.analysis.errors import _able_to_doubt
 from hf_sft.analysis.label_errors import likely_label_errors
 from hf_sft.analysis.proportions import adjusted, f1_interval, fewer_right, mcnemar, share
-from hf_sft.analysis.section import Interval
+from hf_sft.analysis.section import Interval, Table
 
 
 def test_planted_label_errors_are_found() -> None:
@@ -88,6 +90,15 @@ def test_a_slice_is_called_worse_for_what_it_is_and_not_by_chance() -> None:
     p_values = np.array([fewer_right(*_halves(generator.random(200) < 0.8)) for _ in range(200)])
     assert (adjusted(p_values) < 0.05).sum() <= 2
     assert mcnemar(0, 0) == 1 and mcnemar(10, 10) == 1 and mcnemar(20, 2) < 0.001
+
+
+def test_the_worst_group_of_rows_is_a_key_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = ["text", "has a digit", 30, share(15, 30), 0.9, 0.01, "worse"]
+    table = Table(name="slices", caption="", heads=("by",), rows=[row])
+    monkeypatch.setattr(errors, "find_slices", lambda *_: table)
+    _, found = errors._slices(None, types.SimpleNamespace(split="test", row_ids=None), None)  # type: ignore[arg-type]
+    assert found["worst_slice"] == "text has a digit" and found["worst_slice_right"] == 0.5
+    assert (found["worst_slice_rows"], found["worst_slice_right_elsewhere"], found["worse_slices"]) == (30, 0.9, 1)
 
 
 def _halves(right: np.ndarray) -> tuple[int, int, int, int]:

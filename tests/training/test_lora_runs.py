@@ -35,8 +35,9 @@ from hf_sft.commands.evaluate import evaluate
 from hf_sft.errors import MissingExtraError, ModelError
 from hf_sft.modeling.lora import adapter_parameters, merge_adapters
 from hf_sft.saved_model import load_saved
+from hf_sft.tasks import TASKS
 from hf_sft.training.history import epoch_entries, step_entries
-from hf_sft.usage import loading_lines
+from hf_sft.usage import AUTO_CLASSES, loading_lines
 
 pytest.importorskip("peft")
 
@@ -326,3 +327,7 @@ def test_every_module_of_the_model_is_where_it_was(models: Path, tmp_path: Path)
     for name, layer in layers.items():
         if layer is not None:
             assert model.get_submodule(name) is layer
+
+
+def test_every_task_says_how_a_model_of_adapters_alone_is_loaded():
+    assert {name: task.auto_model for name, task in TASKS.items()} == AUTO_CLASSES

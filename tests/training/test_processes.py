@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from accelerate import notebook_launcher
 from accelerate.state import AcceleratorState
 from forked import in_two_processes
 from tiny_runs import NO_DROPOUT, StopAfter, largest_difference, logged, make_data, make_recipe, prepare, train, weights
@@ -201,6 +203,21 @@ def test_one_process_that_was_asked_for_is_no_loss(variables, forgotten_state, m
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert environment.prepare_environment(make_recipe("bert", models, tmp_path)).processes == 1
+
+
+def test_ranks_forked_from_a_notebook_that_looked_at_the_machine_before_meet(forgotten_state, models, tmp_path):
+    """`notebook_launcher` refuses a notebook that has trained, but not one that has only called `check`."""
+    recipe = make_recipe("bert", models, tmp_path / "run", training={"num_train_epochs": 1})
+    assert environment.prepare_environment(recipe).processes == 1
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = str(listener.getsockname()[1])
+
+    def train() -> None:
+        fine_tune(recipe, data=make_data("bert", train=16, validation=8))
+
+    notebook_launcher(train, num_processes=2, use_port=port)
+    assert RunRecord.load(tmp_path / "run").environment["processes"] == 2
 
 
 @pytest.mark.parametrize("cores, local, threads", [(8, 1, 8), (8, 2, 4), (2, 4, 1)])

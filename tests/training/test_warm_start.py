@@ -45,10 +45,18 @@ def test_features_that_hardly_vary_are_no_ground_for_a_head(models, tmp_path):
 
 
 @pytest.mark.parametrize("problem", ["single_label", "multi_label", "regression"])
-@pytest.mark.parametrize("family", ["bert", "gpt2", "vit", "resnet", "timm_resnet"])
+@pytest.mark.parametrize("family", ["bert", "gpt2", "vit"])
 @pytest.mark.usefixtures("any_features_serve")
 def test_a_new_head_of_a_pretrained_model_is_solved_first(family, problem, models, tmp_path):
     assert settled(job(family, models, tmp_path / "run", problem)) == "linear_probe"
+
+
+@pytest.mark.parametrize("family", ["resnet", "timm_resnet"])
+@pytest.mark.usefixtures("any_features_serve")
+def test_no_head_is_solved_above_norms_that_training_takes_from_the_batch(family, models, tmp_path):
+    """The bundled digits ended at 78 % from a head solved on statistics of photos, at 96 % from a random one."""
+    assert settled(job(family, models, tmp_path / "run")) == "none"
+    assert settled(job(family, models, tmp_path / "kept", tuning={"batch_norm": "frozen"})) == "linear_probe"
 
 
 @pytest.mark.usefixtures("any_features_serve")
