@@ -40,7 +40,8 @@ def capture(command: list[str], folder: Path) -> list[str]:
         pass
     if os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]):
         sys.exit(printed.decode())
-    return [shown(line) for line in printed.decode().replace("\r\n", "\n").split("\n")]
+    lines = [shown(line) for line in printed.decode().replace("\r\n", "\n").split("\n")]
+    return [line[start : start + COLUMNS] for line in lines for start in range(0, max(len(line), 1), COLUMNS)]
 
 
 def shown(line: str) -> str:

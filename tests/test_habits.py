@@ -50,7 +50,7 @@ def test_whose_repository_it_is_stands_the_same_everywhere() -> None:
 def test_pictures_of_terminals_show_commands_of_the_readme_and_no_folder_of_a_machine() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     pictures = list((ROOT / "docs" / "pictures").glob("*.svg"))
-    assert pictures
+    assert {picture.stem for picture in pictures} == {"check", "run"}
     for picture in pictures:
         text = ElementTree.fromstring(picture.read_text(encoding="utf-8")).itertext()
         lines = [line.replace(NO_BREAK, " ") for line in text if line.strip()]
