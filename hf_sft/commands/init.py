@@ -25,7 +25,8 @@ SAY_NOTHING = ("train", "test", "data", "dataset", "all", "labels", "metadata", 
 FOR_A_TRIAL = {"train": 1000, "validation": 200, "test": 500}  # rows
 HEAD_ONLY = 200  # images below which only a new head learns
 LONG_ON_CPU = {"text-classification": 20_000, "image-classification": 10_000, "token-classification": 20_000}  # rows
-LONG_ON_CPU |= {"image-segmentation": 2_000}
+LONG_ON_CPU |= {"image-segmentation": 2_000, "object-detection": 500}
+UNCOUNTED = ("tags", "pixels", "boxes")  # problems whose rows are not one label each
 AMOUNTS = 3  # whole numbers, more than which may be meant as numbers rather than classes
 NAMED_ONE_BY_ONE = 20  # labels, in a hint
 COMMENTS_FROM, WIDTH = 44, 120  # columns
@@ -177,6 +178,8 @@ def _put_dataset(lines: _Lines, found: FirstLook, sizes: str) -> None:
     lines.put("  columns:")
     for role, column in guess.columns.items():
         lines.put(f"    {role}: {inline(column)}", guess.why[role])
+    for key, value in guess.settings.items():
+        lines.put(f"  {key}: {inline(value)}", guess.why[key])
     if "ignore_label" in dataset:
         lines.put(f"  ignore_label: {dataset['ignore_label']}", "what pixels without a class usually have")
     lines.put(f"  # problem: {labels.problem}", found.why_problem.partition(": ")[2])
@@ -232,7 +235,7 @@ def _put_settings(lines: _Lines, found: FirstLook, model: Available, *, gpu: boo
         rows -= max(1, round(0.1 * rows))
     head = found.guess.task == "image-classification" and rows < HEAD_ONLY
     epochs, why_epochs = sizing.choose_epochs(
-        rows, None if problem in ("regression", "tags", "pixels") else len(found.labels.names)
+        rows, None if problem in ("regression", *UNCOUNTED) else len(found.labels.names)
     )
     metrics, why_metrics = sizing.choose_metrics(problem, found.counts)
     processor: dict[str, Any] = dict(model.processor)
@@ -242,7 +245,8 @@ def _put_settings(lines: _Lines, found: FirstLook, model: Available, *, gpu: boo
         processor["max_length"] = length
     else:
         column = str(found.guess.columns["image"])
-        size, why = sizing.choose_pixels(found.train, column, found.folder, gpu=gpu)
+        boxes = problem == "boxes"
+        size, why = sizing.choose_pixels(found.train, column, found.folder, gpu=gpu, boxes=boxes)
         processor = {"size": size, **processor}
     lines.put(f"processor: {inline(processor)}", why)
     why_head = (
@@ -294,6 +298,8 @@ def _say(found: FirstLook, model: Available, output: Path, doubts: Sequence[str]
     say(f"{output}: a recipe for {guess.task} ({guess.why['task']})")
     for role, column in guess.columns.items():
         say(f"  {role}: {', '.join(_names(column))} ({guess.why[role]})")
+    for key, value in guess.settings.items():
+        say(f"  {key}: {value} ({guess.why[key]})")
     say(f"  {found.why_problem}")
     cut = "" if "validation" in found.splits else "; validation is cut from train"
     used = (f"{role} {len(found.source[split]):,}" for role, split in found.splits.items())

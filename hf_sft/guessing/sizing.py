@@ -25,6 +25,8 @@ TOKENS_PER_WORD = 1.5
 SPECIAL_TOKENS = 3
 PIXELS = ((32, 64), (64, 96), (128, 128), (math.inf, 224))  # shorter side, at most -> what the model sees
 PIXELS_ON_CPU = 128
+BOX_PIXELS, BOX_PIXELS_ON_CPU = 640, 256  # at most: small objects want more pixels than a class of the whole image
+STRIDE = 32  # pixels of the image to a place of a detector's coarsest map
 IMBALANCED = 3  # times as many rows in the largest class as in the smallest
 IMAGES_OPENED = 200
 
@@ -47,6 +49,8 @@ def choose_metrics(problem: ProblemName, counts: Mapping[str, int]) -> tuple[lis
         return ["spearman", "pearson", "mae"], "of numbers"
     if problem == "pixels":
         return ["mean_iou", "mean_dice", "pixel_accuracy"], "every class counts alike in the first"
+    if problem == "boxes":
+        return ["map", "map_50", "map_75"], "COCO's mean average precision"
     if problem == "tags":
         return [
             "entity_f1",
@@ -114,19 +118,25 @@ def looks_english(texts: Sequence[str]) -> bool:
     return sum(not letter.isascii() for letter in letters) <= 0.01 * len(letters)
 
 
-def choose_pixels(rows: Dataset, column: str, folder: Path, *, gpu: bool) -> tuple[int, str]:
-    """Height and width for the model, from the median image. folder: where paths of images start from."""
+def choose_pixels(rows: Dataset, column: str, folder: Path, *, gpu: bool, boxes: bool = False) -> tuple[int, str]:
+    """Height and width for the model, from the median image. folder: where paths of images start from.
+
+    boxes: whether objects in the image are to be found.
+    """
+    most_on_cpu = BOX_PIXELS_ON_CPU if boxes else PIXELS_ON_CPU
     some = sample(rows.select_columns([column]), IMAGES_OPENED)
     if isinstance(some.features[column], Image):
         some = some.cast_column(column, Image(decode=False))
     sides = [side for value in some[:][column] if (side := _shorter_side(value, folder))]
     if not sides:
-        return (224, "no image could be opened") if gpu else (PIXELS_ON_CPU, "no image could be opened")
+        return (BOX_PIXELS if boxes else PIXELS[-1][1]) if gpu else most_on_cpu, "no image could be opened"
     median = round(float(np.median(sides)))
     size = next(size for limit, size in PIXELS if median <= limit)
+    if boxes:
+        size = min(BOX_PIXELS, STRIDE * math.ceil(median / STRIDE))
     why = f"the shorter side of a median image has {median:,} pixels"
-    if not gpu and size > PIXELS_ON_CPU:
-        return PIXELS_ON_CPU, f"{why}; {size} would be better, no GPU here"
+    if not gpu and size > most_on_cpu:
+        return most_on_cpu, f"{why}; {size} would be better, no GPU here"
     return size, why
 
 
