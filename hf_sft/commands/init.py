@@ -234,9 +234,11 @@ def _put_settings(lines: _Lines, found: FirstLook, model: Available, *, gpu: boo
     if "validation" not in found.splits:
         rows -= max(1, round(0.1 * rows))
     head = found.guess.task == "image-classification" and rows < HEAD_ONLY
-    epochs, why_epochs = sizing.choose_epochs(
-        rows, None if problem in ("regression", *UNCOUNTED) else len(found.labels.names)
-    )
+    boxes, uncounted = problem == "boxes", problem in ("regression", *UNCOUNTED)
+    if boxes:
+        epochs, why_epochs = sizing.choose_box_epochs(rows)
+    else:
+        epochs, why_epochs = sizing.choose_epochs(rows, None if uncounted else len(found.labels.names))
     metrics, why_metrics = sizing.choose_metrics(problem, found.counts)
     processor: dict[str, Any] = dict(model.processor)
     if "image" not in found.guess.columns:
@@ -245,7 +247,6 @@ def _put_settings(lines: _Lines, found: FirstLook, model: Available, *, gpu: boo
         processor["max_length"] = length
     else:
         column = str(found.guess.columns["image"])
-        boxes = problem == "boxes"
         size, why = sizing.choose_pixels(found.train, column, found.folder, gpu=gpu, boxes=boxes)
         processor = {"size": size, **processor}
     lines.put(f"processor: {inline(processor)}", why)
@@ -257,7 +258,7 @@ def _put_settings(lines: _Lines, found: FirstLook, model: Available, *, gpu: boo
     lines.put(f"tuning: {{strategy: {'head' if head else 'full'}}}", why_head)
     lines.put("training:")
     lines.put(f"  num_train_epochs: {epochs}", why_epochs)
-    lines.put(f"  per_device_train_batch_size: {sizing.choose_batch_size(rows)}")
+    lines.put(f"  per_device_train_batch_size: {sizing.choose_batch_size(rows, boxes=boxes)}")
     if model.learning_rate is not None and not head:
         mantissa, _, exponent = f"{model.learning_rate:.1e}".partition("e")
         lines.put(f"  learning_rate: {mantissa}e{int(exponent)}", "what suits a model so small")
@@ -266,8 +267,9 @@ def _put_settings(lines: _Lines, found: FirstLook, model: Available, *, gpu: boo
             "  # learning_rate comes from a table by model family and strategy, and is printed when the run starts"
         )
     lines.put(f"metrics: {inline(metrics)}", f"{why_metrics}; the first chooses the best checkpoint")
+    patience = max(2, epochs // 4) if boxes else 2  # of a new detector several epochs find nothing at all
     if epochs > 3:
-        lines.put("early_stopping: {patience: 2}", "ends the run when two epochs bring nothing")
+        lines.put(f"early_stopping: {{patience: {patience}}}", f"ends the run when {patience} epochs bring nothing")
 
 
 def inline(value: Any) -> str:

@@ -83,7 +83,8 @@ def _class_names(rows: Dataset, name: str) -> tuple[str, ...] | None:
         inside = ", ".join(inner) if isinstance(inner, Mapping) else getattr(inner, "dtype", type(inner).__name__)
         found = f"column {name!r} of type {type(feature).__name__} ({inside})"
         expected = "boxes and their labels in every row: {bbox: [[...], ...], category: [...]}, or a list of such pairs"
-        raise DataError(Finding(place=PLACE, expected=expected, found=found, fix="name the column that holds boxes"))
+        fix = "name the column that holds both; boxes and labels in two columns go into one"
+        raise DataError(Finding(place=PLACE, expected=expected, found=found, fix=fix))
     if keys is None:
         return None
     label = inner[keys[1]]

@@ -26,7 +26,9 @@ from hf_sft.recipe import DataSet, ProblemName, Recipe
 MODES = ("L", "P", "1", "I", "I;16")  # whose pixels are ids
 COLOURED = ("RGB", "RGBA", "LA")
 COLOURS, JPEG = "holds colours, not ids", "is a JPEG, which does not keep ids"
+NAMELESS = "holds ids that have no name"
 FIXES = {
+    NAMELESS: "name every id in dataset.labels; dataset.ignore_label, or label_map: {<id>: null}, leaves one out",
     COLOURS: "give each colour an id and save masks as grey PNG files; docs/recipe.md, under Masks, has the lines",
     JPEG: "save masks as PNG files: what JPEG keeps of ids are other ids",
 }
@@ -117,7 +119,7 @@ def _look(value: Mapping[str, Any] | None, settings: DataSet) -> tuple[dict[int,
             advice += f", dataset.label_map: {{{USUAL_IGNORED}: {named[1]}}} names it"
         return (
             None,
-            "holds ids that have no name",
+            NAMELESS,
             f"{held}; names are known of 0 to {len(named) - 1}{advice}",
         )
     return counted, "", ""
@@ -189,7 +191,7 @@ def _possible_ids(settings: DataSet, ids: set[int | None]) -> list[int]:
     mapped, seen = _mapped_ids(settings), {number for number in ids if number is not None}
     if settings.labels:
         return sorted({*range(len(settings.labels)), *mapped})
-    return sorted(seen | mapped) if mapped else list(range(max(seen) + 1))
+    return sorted(seen | mapped) if mapped else list(range(max(seen, default=-1) + 1))
 
 
 def _check_map(settings: DataSet, ids: set[int | None]) -> None:

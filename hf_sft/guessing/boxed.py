@@ -9,7 +9,7 @@ from typing import Any
 
 from datasets import Dataset, Image, List
 
-from hf_sft.data.boxes import box_keys, count_fitting, find_boxes, unnest
+from hf_sft.data.boxes import BOX_KEYS, box_keys, count_fitting, find_boxes, unnest
 from hf_sft.data.image_sizes import read_sizes
 from hf_sft.errors import DataError, Finding
 from hf_sft.guessing.profile import Column, sample
@@ -66,6 +66,17 @@ def find_boxed(rows: Dataset, columns: Mapping[str, Column], folder: Path, data:
         doubts=tuple(doubts),
         others=tuple(name for name in boxes if name != objects),
     )
+
+
+def doubt_lone_boxes(rows: Dataset) -> list[str]:
+    """A doubt where a column holds boxes without their labels, as no task reads them."""
+    lone = [
+        name
+        for name, feature in rows.features.items()
+        if name.lower() in BOX_KEYS and isinstance(feature, List) and isinstance(feature.feature, List)
+    ]
+    wanted = "object-detection wants boxes and labels in one column, {bbox: [...], category: [...]}"
+    return [f"task: column {name!r} seems to hold boxes; {wanted}" for name in lone]
 
 
 def _holds_boxes(rows: Dataset, name: str) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 from datasets import Dataset
 
 from hf_sft.errors import DataError, Finding
-from hf_sft.guessing.boxed import Boxed, find_boxed
+from hf_sft.guessing.boxed import Boxed, doubt_lone_boxes, find_boxed
 from hf_sft.guessing.masked import find_masked
 from hf_sft.guessing.profile import Column, describe_columns, look_at
 from hf_sft.guessing.tagged import Tagged, find_tagged
@@ -107,7 +107,7 @@ def guess_columns(rows: Dataset, folder: Path, *, data: str, task: TaskName | No
         raise _no_label(columns, data, folder)
     named = _named_twin(label, columns, rows)
     why = _describe_label(named or label) + (f"; the names of {label.name!r}" if named else "")
-    label, doubts = named or label, list(found.doubts)
+    label, doubts = named or label, [*found.doubts, *(doubt_lone_boxes(rows) if images else ())]
     used = {name for value in found.columns.values() for name in ([value] if isinstance(value, str) else value)}
     if others := [column for column in others if column is not label and column.name not in used]:
         doubts.append(_doubt("label", others))

@@ -9,8 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from datasets import Dataset, DatasetDict
 
+from hf_sft.data.bad_rows import name_rows, refuse
 from hf_sft.data.labels import LabelColumn, Labels, decide_problem, targets_as_names
 from hf_sft.data.load import EXTENSIONS
 from hf_sft.data.splits import USUAL_NAMES, name_splits
@@ -87,6 +89,7 @@ def look(data: str, folder: Path, *, task: TaskName | None = None, name: str | N
         for role, column in columns.items()
         if column.faults
     ]
+    _refuse_unusable(columns.get("train"), splits["train"])
     if task_record.travels and (ignored := ignored_id(columns)) is not None:
         dataset["ignore_label"] = ignored
         settings = _settings(dataset, guess.task, folder)
@@ -124,6 +127,12 @@ def look(data: str, folder: Path, *, task: TaskName | None = None, name: str | N
         doubts=(*doubts, *guess.doubts, *_split_columns(source[splits["train"]])),
         has_class_names=columns["train"].class_names is not None,
     )
+
+
+def _refuse_unusable(train: LabelColumn | None, source: str) -> None:
+    """Raises DataError where no row of train can be used, for what is wrong with them."""
+    if train is not None and train.faults and all(map(train.is_missing, train.values)):
+        raise refuse(name_rows("train", source, np.arange(len(train.values)), train.faults))
 
 
 def _path_in_recipe(data: str, folder: Path) -> str:

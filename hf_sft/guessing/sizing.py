@@ -26,6 +26,8 @@ SPECIAL_TOKENS = 3
 PIXELS = ((32, 64), (64, 96), (128, 128), (math.inf, 224))  # shorter side, at most -> what the model sees
 PIXELS_ON_CPU = 128
 BOX_PIXELS, BOX_PIXELS_ON_CPU = 640, 256  # at most: small objects want more pixels than a class of the whole image
+BOX_BATCH, BOX_STEPS = 8, 1_000  # a new detector learns little in fewer steps
+BOX_EPOCHS = (5, 50)  # at least, at most
 STRIDE = 32  # pixels of the image to a place of a detector's coarsest map
 IMBALANCED = 3  # times as many rows in the largest class as in the smallest
 IMAGES_OPENED = 200
@@ -39,7 +41,16 @@ def choose_epochs(rows: int, classes: int | None) -> tuple[int, str]:
     return epochs, f"{rows:,} rows"
 
 
-def choose_batch_size(rows: int) -> int:
+def choose_box_epochs(rows: int) -> tuple[int, str]:
+    """As choose_epochs, of images whose objects are to be found."""
+    epochs = min(max(math.ceil(BOX_STEPS * BOX_BATCH / max(rows, 1)), BOX_EPOCHS[0]), BOX_EPOCHS[1])
+    steps = epochs * math.ceil(rows / BOX_BATCH)
+    return epochs, f"{rows:,} rows; {steps:,} steps, and a new detector needs about {BOX_STEPS:,}"
+
+
+def choose_batch_size(rows: int, *, boxes: bool = False) -> int:
+    if boxes:
+        return BOX_BATCH
     return 16 if rows < SMALL else 32
 
 

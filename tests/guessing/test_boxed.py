@@ -102,6 +102,12 @@ def test_an_image_without_boxes_is_another_task() -> None:
         guess(rows, task="object-detection")
 
 
+def test_boxes_apart_from_their_labels_are_a_doubt() -> None:
+    rows = rows_of([[[1.0, 2, 3, 4]]] * 8, objects="bboxes").add_column("label", ["a", "b"] * 4)
+    found = guess(rows)
+    assert found.task == "image-classification" and "'bboxes' seems to hold boxes" in found.doubts[0]
+
+
 def test_rows_without_boxes_or_images_leave_the_usual_format_in_doubt() -> None:
     features = Features(
         {"image": Image(), "objects": {"bbox": List(List(Value("float64"))), "label": List(Value("int64"))}}

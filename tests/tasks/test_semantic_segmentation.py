@@ -31,6 +31,7 @@ from hf_sft import Recipe, check, fine_tune
 from hf_sft.commands.check import _draw_seen
 from hf_sft.commands.evaluate import evaluate
 from hf_sft.commands.evaluated_rows import rows_to_evaluate
+from hf_sft.commands.init import write_recipe
 from hf_sft.commands.predict import predict
 from hf_sft.data.augment import IGNORED
 from hf_sft.data.labels import Labels
@@ -578,6 +579,22 @@ def test_an_image_without_a_mask_is_a_bad_row(models: Path, tmp_path: Path) -> N
     settings = {"path": str(tmp_path), "splits": {"validation": None}}
     with pytest.raises(DataError, match="train: 2"):
         load_data(make_recipe("segformer", models, tmp_path / "out", dataset=settings), TASK)
+
+
+def test_init_says_what_is_wrong_with_masks_of_colours(tmp_path: Path) -> None:
+    for kind, colour in (("images", "black"), ("masks", "red")):
+        (tmp_path / kind).mkdir()
+        pil.new("RGB", (8, 8), colour).save(tmp_path / kind / "a.png")
+    with pytest.raises(DataError, match="give each colour an id"):
+        write_recipe(str(tmp_path), output=None)
+
+
+def test_a_folder_of_another_program_s_boxes_is_told_from_masks(tmp_path: Path) -> None:
+    for kind, name in (("images", "a.png"), ("labels", "a.txt")):
+        (tmp_path / kind).mkdir()
+        pil.new("RGB", (8, 8)).save(tmp_path / kind / name, format="PNG")
+    with pytest.raises(DataError, match=r"(?s)but text files.*object-detection reads COCO's json files"):
+        write_recipe(str(tmp_path), output=None)
 
 
 def test_the_pipeline_of_an_example_is_named_by_what_it_does(run: Any) -> None:
