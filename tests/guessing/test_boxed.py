@@ -61,7 +61,7 @@ def test_where_two_formats_fit_the_usual_one_is_taken_and_said() -> None:
 
 
 def test_a_few_bad_boxes_hide_no_format() -> None:
-    cells = [{"bbox": written("xyxy", 3, seed=row), "category": ["a"] * 3} for row in range(20)]
+    cells: list[Any] = [{"bbox": written("xyxy", 3, seed=row), "category": ["a"] * 3} for row in range(20)]
     cells[3]["bbox"][0] = [70.0, 3.0, 5.0, 20.0]
     assert guess(rows_of(cells)).settings == {"bbox_format": "xyxy"}
 
