@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from hf_sft.recipe_section import Section, expanded
 
@@ -62,6 +62,11 @@ class Lora(Section):
     merge: bool = Field(True, description="true: model/ is a plain model; false: it holds the adapters alone")
 
 
+def _null_as_none(value: Any) -> Any:
+    """YAML's null says what the word does."""
+    return "none" if value is None else value
+
+
 class Tuning(Section):
     """Which weights learn, and how fast."""
 
@@ -96,7 +101,7 @@ class Tuning(Section):
         "gradient",
         description="for strategy head; gradient: trained step by step; logistic: solved on the frozen features",
     )
-    warm_start: Literal["auto", "linear_probe", "none"] = Field(
+    warm_start: Annotated[Literal["auto", "linear_probe", "none"], BeforeValidator(_null_as_none)] = Field(
         "auto",
         description="linear_probe: the head is solved before the first step (LP-FT, Kumar et al. 2022); auto: with "
         "strategy full, where a pretrained model gets a new head and solving it takes little",

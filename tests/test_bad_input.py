@@ -254,7 +254,7 @@ def test_bad_rows_that_may_be_skipped_stop_nothing_and_are_listed(
     data("n.jsonl", lines(NULL), on_bad_row="skip")(models, recipe)
     Path("r.yaml").write_text(yaml.safe_dump(recipe))
     assert command(name, "r.yaml") == 0
-    assert "1 bad rows skipped" in capfd.readouterr().out.replace("\n      ", " ")
+    assert "1 bad row skipped" in capfd.readouterr().out.replace("\n      ", " ")
     if name == "run":
         assert Path("out/report/bad_rows.csv").read_text().splitlines()[1] == "train,train,3,text,is empty (null)"
 

@@ -575,3 +575,9 @@ def test_a_recipe_does_not_change(tmp_path: Path) -> None:
         recipe.seed = 3  # type: ignore[misc]
     with pytest.raises(ValidationError, match="frozen"):
         recipe.model.name = "x"  # type: ignore[misc]
+
+
+def test_null_where_none_is_a_word_means_it() -> None:
+    content = {"task": "text-classification", "model": {"name": "m"}, "dataset": {"path": "p"}}
+    assert Recipe.from_dict(content | {"tuning": {"warm_start": None}}).tuning.warm_start == "none"
+    assert Recipe.from_dict(content).tuning.warm_start == "auto"

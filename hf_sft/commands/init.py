@@ -25,7 +25,8 @@ SAY_NOTHING = ("train", "test", "data", "dataset", "all", "labels", "metadata", 
 FOR_A_TRIAL = {"train": 1000, "validation": 200, "test": 500}  # rows
 HEAD_ONLY = 200  # images below which only a new head learns
 LONG_ON_CPU = {"text-classification": 20_000, "image-classification": 10_000, "token-classification": 20_000}  # rows
-LONG_ON_CPU |= {"image-segmentation": 2_000}
+LONG_ON_CPU |= {"image-segmentation": 2_000, "object-detection": 500}
+UNCOUNTED = ("tags", "pixels", "boxes")  # problems whose rows are not one label each
 AMOUNTS = 3  # whole numbers, more than which may be meant as numbers rather than classes
 NAMED_ONE_BY_ONE = 20  # labels, in a hint
 COMMENTS_FROM, WIDTH = 44, 120  # columns
@@ -177,6 +178,8 @@ def _put_dataset(lines: _Lines, found: FirstLook, sizes: str) -> None:
     lines.put("  columns:")
     for role, column in guess.columns.items():
         lines.put(f"    {role}: {inline(column)}", guess.why[role])
+    for key, value in guess.settings.items():
+        lines.put(f"  {key}: {inline(value)}", guess.why[key])
     if "ignore_label" in dataset:
         lines.put(f"  ignore_label: {dataset['ignore_label']}", "what pixels without a class usually have")
     lines.put(f"  # problem: {labels.problem}", found.why_problem.partition(": ")[2])
@@ -231,9 +234,11 @@ def _put_settings(lines: _Lines, found: FirstLook, model: Available, *, gpu: boo
     if "validation" not in found.splits:
         rows -= max(1, round(0.1 * rows))
     head = found.guess.task == "image-classification" and rows < HEAD_ONLY
-    epochs, why_epochs = sizing.choose_epochs(
-        rows, None if problem in ("regression", "tags", "pixels") else len(found.labels.names)
-    )
+    boxes, uncounted = problem == "boxes", problem in ("regression", *UNCOUNTED)
+    if boxes:
+        epochs, why_epochs = sizing.choose_box_epochs(rows)
+    else:
+        epochs, why_epochs = sizing.choose_epochs(rows, None if uncounted else len(found.labels.names))
     metrics, why_metrics = sizing.choose_metrics(problem, found.counts)
     processor: dict[str, Any] = dict(model.processor)
     if "image" not in found.guess.columns:
@@ -242,7 +247,7 @@ def _put_settings(lines: _Lines, found: FirstLook, model: Available, *, gpu: boo
         processor["max_length"] = length
     else:
         column = str(found.guess.columns["image"])
-        size, why = sizing.choose_pixels(found.train, column, found.folder, gpu=gpu)
+        size, why = sizing.choose_pixels(found.train, column, found.folder, gpu=gpu, boxes=boxes)
         processor = {"size": size, **processor}
     lines.put(f"processor: {inline(processor)}", why)
     why_head = (
@@ -253,7 +258,7 @@ def _put_settings(lines: _Lines, found: FirstLook, model: Available, *, gpu: boo
     lines.put(f"tuning: {{strategy: {'head' if head else 'full'}}}", why_head)
     lines.put("training:")
     lines.put(f"  num_train_epochs: {epochs}", why_epochs)
-    lines.put(f"  per_device_train_batch_size: {sizing.choose_batch_size(rows)}")
+    lines.put(f"  per_device_train_batch_size: {sizing.choose_batch_size(rows, boxes=boxes)}")
     if model.learning_rate is not None and not head:
         mantissa, _, exponent = f"{model.learning_rate:.1e}".partition("e")
         lines.put(f"  learning_rate: {mantissa}e{int(exponent)}", "what suits a model so small")
@@ -262,8 +267,9 @@ def _put_settings(lines: _Lines, found: FirstLook, model: Available, *, gpu: boo
             "  # learning_rate comes from a table by model family and strategy, and is printed when the run starts"
         )
     lines.put(f"metrics: {inline(metrics)}", f"{why_metrics}; the first chooses the best checkpoint")
+    patience = max(2, epochs // 4) if boxes else 2  # of a new detector several epochs find nothing at all
     if epochs > 3:
-        lines.put("early_stopping: {patience: 2}", "ends the run when two epochs bring nothing")
+        lines.put(f"early_stopping: {{patience: {patience}}}", f"ends the run when {patience} epochs bring nothing")
 
 
 def inline(value: Any) -> str:
@@ -294,6 +300,8 @@ def _say(found: FirstLook, model: Available, output: Path, doubts: Sequence[str]
     say(f"{output}: a recipe for {guess.task} ({guess.why['task']})")
     for role, column in guess.columns.items():
         say(f"  {role}: {', '.join(_names(column))} ({guess.why[role]})")
+    for key, value in guess.settings.items():
+        say(f"  {key}: {value} ({guess.why[key]})")
     say(f"  {found.why_problem}")
     cut = "" if "validation" in found.splits else "; validation is cut from train"
     used = (f"{role} {len(found.source[split]):,}" for role, split in found.splits.items())

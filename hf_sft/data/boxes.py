@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -79,12 +78,13 @@ def _class_names(rows: Dataset, name: str) -> tuple[str, ...] | None:
     """The names of integer labels; raises DataError for a column that does not hold boxes and labels."""
     feature = rows.features[name]
     inner = feature.feature if isinstance(feature, List) else feature
-    keys = _keys(inner) if isinstance(inner, Mapping) else None
+    keys = box_keys(inner) if isinstance(inner, Mapping) else None
     if keys is None and getattr(inner, "dtype", "") not in ("null", "json"):
         inside = ", ".join(inner) if isinstance(inner, Mapping) else getattr(inner, "dtype", type(inner).__name__)
         found = f"column {name!r} of type {type(feature).__name__} ({inside})"
         expected = "boxes and their labels in every row: {bbox: [[...], ...], category: [...]}, or a list of such pairs"
-        raise DataError(Finding(place=PLACE, expected=expected, found=found, fix="name the column that holds boxes"))
+        fix = "name the column that holds both; boxes and labels in two columns go into one"
+        raise DataError(Finding(place=PLACE, expected=expected, found=found, fix=fix))
     if keys is None:
         return None
     label = inner[keys[1]]
@@ -92,7 +92,7 @@ def _class_names(rows: Dataset, name: str) -> tuple[str, ...] | None:
     return tuple(label.names) if isinstance(label, ClassLabel) else None
 
 
-def _keys(found: Mapping[str, Any]) -> tuple[str, str] | None:
+def box_keys(found: Mapping[str, Any]) -> tuple[str, str] | None:
     """Under which names the boxes and their labels stand."""
     box = next((key for key in BOX_KEYS if key in found), None)
     label = next((key for key in LABEL_KEYS if key in found), None)
@@ -102,11 +102,11 @@ def _keys(found: Mapping[str, Any]) -> tuple[str, str] | None:
 def unnest(cell: Any) -> tuple[list[Any], list[Any]] | None:
     """(boxes, labels) of a cell: a struct of two lists, or a list of structs; None where it is neither."""
     if isinstance(cell, Mapping):
-        keys = _keys(cell)
+        keys = box_keys(cell)
         return None if keys is None else (list(cell[keys[0]] or []), list(cell[keys[1]] or []))
     if not isinstance(cell, Sequence) or isinstance(cell, str):
         return None
-    pairs = [(entry, _keys(entry)) if isinstance(entry, Mapping) else (entry, None) for entry in cell]
+    pairs = [(entry, box_keys(entry)) if isinstance(entry, Mapping) else (entry, None) for entry in cell]
     if any(keys is None for _, keys in pairs):
         return None
     return [entry[keys[0]] for entry, keys in pairs if keys], [entry[keys[1]] for entry, keys in pairs if keys]
@@ -173,15 +173,27 @@ def find_wrong(boxes: NDArray, kind: BoxFormat, size: Size) -> tuple[str, str] |
 
 def _guess_format(cells: Sequence[Any], sizes: Sequence[Size | None], kind: BoxFormat, wrong: int) -> str:
     """The fix, where the values speak for another format: hardly a row is wrong under it, most are here."""
-    counts: Counter[str] = Counter()
-    filled = [(cell, size) for cell, size in zip(cells, sizes, strict=True) if cell and size]
-    for other in BOX_FORMATS:
-        counts[other] = sum(isinstance(read_cell(cell, other, size), tuple) for cell, size in filled)
-    best = min(BOX_FORMATS, key=lambda name: counts[name])
-    if best == kind or counts[best] > 0.1 * wrong:
+    counts, number = count_fitting(cells, sizes)
+    best = max(BOX_FORMATS, key=lambda name: counts[name])
+    if best == kind or number - counts[best] > 0.1 * wrong:
         return ""
-    held = f"{len(filled) - counts[best]:,} of {len(filled):,} rows fit it, {len(filled) - counts[kind]:,} fit {kind}"
+    held = f"{counts[best]:,} of {number:,} rows fit it, {counts[kind]:,} fit {kind}"
     return f"set dataset.bbox_format: {best} ({held})"
+
+
+def count_fitting(cells: Sequence[Any], sizes: Sequence[Size | None]) -> tuple[dict[BoxFormat, int], int]:
+    """Format -> rows whose boxes can be used in it; and how many rows have boxes and an image that can be read."""
+    filled = [(cell, size) for cell, size in zip(cells, sizes, strict=True) if size and cell and find_boxes(cell) != []]
+    counts = {
+        kind: sum(not isinstance(read_cell(cell, kind, size), tuple) for cell, size in filled) for kind in BOX_FORMATS
+    }
+    return counts, len(filled)
+
+
+def find_boxes(cell: Any) -> list[Any] | None:
+    """The boxes of a cell as they are written; None where it holds what is no list of boxes with labels."""
+    parts = unnest(cell)
+    return None if parts is None else parts[0]
 
 
 def name_objects(column: LabelColumn, problem: ProblemName, settings: DataSet) -> list[Any]:

@@ -14,6 +14,7 @@ from hf_sft.errors import DataError, Finding, nearest
 from hf_sft.recipe import DataSet, Recipe
 
 JOINED = ("text", "text_pair")  # roles that several columns play together
+ALSO_CALLED = {"objects": ("box", "annotation"), "mask": ("annotation", "segmentation", "label")}
 
 
 def columns_of(settings: DataSet, role: str) -> list[str]:
@@ -41,7 +42,8 @@ def check_columns(column_names: Sequence[str], roles: Mapping[str, bool], recipe
 
 def _missing(column: str, role: str, column_names: Sequence[str], what: str) -> Finding:
     fix = nearest(column, column_names) if role in column_names or column != role else ""
-    guess = next((name for name in column_names if role in name or name in role), "...")
+    words = (role, *ALSO_CALLED.get(role, ()))
+    guess = next((name for name in column_names if any(word in name or name in word for word in words)), "...")
     separator = next((mark for mark in ";\t|" if mark in "".join(column_names)), None)
     if len(column_names) == 1 and separator:
         fix = f"set dataset.options: {{sep: {json.dumps(separator)}}}"

@@ -27,6 +27,7 @@ from yaml import YAMLError
 
 from hf_sft.data.bundled import PREFIX, load_bundled
 from hf_sft.data.coco import READER, find_coco, read_coco
+from hf_sft.data.padded import keep_padded
 from hf_sft.data.pairs import load_pairs
 from hf_sft.errors import DataError, EnvironmentProblem, Finding
 from hf_sft.hub_access import require_hub, what_to_do
@@ -102,7 +103,7 @@ def _read(recipe: Recipe, path: str) -> Any:
             fix = "set dataset.data_files: {train: ..., test: ...}, or options: {data_dir: ...}"
             place, expected = "dataset.data_files", f"the files that {path} reads"
             raise DataError(Finding(place=place, expected=expected, found="none", fix=fix))
-        options = {**CSV_CELLS, **options} if path == "csv" else options
+        options = _for_csv(options, [Path(name) for name in _flat(files)]) if path == "csv" else options
         return load_dataset(path, settings.name, data_files=files, **_folders_located(recipe, options))
     local = Path(path)
     if not local.is_absolute() and (local.suffix in EXTENSIONS or local.exists()):  # in the working directory
@@ -112,7 +113,7 @@ def _read(recipe: Recipe, path: str) -> Any:
         reader, suffix = _reader_of(local)
         if suffix == ".tsv":
             options = {"sep": "\t", **options}
-        options = {**CSV_CELLS, **options} if reader == "csv" else options
+        options = _for_csv(options, [local]) if reader == "csv" else options
         return load_dataset(reader, data_files=str(local), **options)
     if local.is_dir():
         if any((local / name).exists() for name in ("dataset_dict.json", "dataset_info.json", "state.json")):
@@ -121,7 +122,7 @@ def _read(recipe: Recipe, path: str) -> Any:
         if "mask" in ROLES[recipe.task] and (pairs := load_pairs(local)) is not None:
             _refuse(settings, ("data_files", "name", "options"), "a folder of images and masks")
             return pairs
-        options = {**CSV_CELLS, **options} if _holds_csv_alone(local) else options
+        options = _for_csv(options, _files_in(local)) if _holds_csv_alone(local) else options
         return load_dataset(str(local), settings.name, data_files=files, **options)
     if local.is_absolute():
         raise FileNotFoundError(f"no file or folder {local}")
@@ -165,10 +166,21 @@ def _refuse_null_rows(paths: list[Path], field: str) -> None:
                         raise _unreadable(str(file), "null instead of the first row", "mend the file")
 
 
+def _for_csv(options: dict[str, Any], files: list[Path]) -> dict[str, Any]:
+    """The options, with those that keep cells as they are written where they say nothing."""
+    return {**CSV_CELLS, **keep_padded([file for file in files if file.is_file()], options), **options}
+
+
+def _files_in(folder: Path) -> list[Path]:
+    return [file for file in folder.rglob("*") if file.is_file() and not file.name.startswith(".")]
+
+
 def _holds_csv_alone(folder: Path) -> bool:
     """Whether the reader of csv will be chosen: nothing else lies there, a README with a configuration neither."""
-    files = [file for file in folder.rglob("*") if file.is_file() and not file.name.startswith(".")]
-    kinds = {next((EXTENSIONS[suffix] for suffix in file.suffixes if suffix in EXTENSIONS), None) for file in files}
+    kinds = {
+        next((EXTENSIONS[suffix] for suffix in file.suffixes if suffix in EXTENSIONS), None)
+        for file in _files_in(folder)
+    }
     return kinds == {"csv"}
 
 

@@ -24,15 +24,34 @@ from hf_sft.errors import DataError, Finding
 from hf_sft.recipe import DataSet, ProblemName, Recipe
 
 MODES = ("L", "P", "1", "I", "I;16")  # whose pixels are ids
+COLOURED = ("RGB", "RGBA", "LA")
+COLOURS, JPEG = "holds colours, not ids", "is a JPEG, which does not keep ids"
+NAMELESS = "holds ids that have no name"
+FIXES = {
+    NAMELESS: "name every id in dataset.labels; dataset.ignore_label, or label_map: {<id>: null}, leaves one out",
+    COLOURS: "give each colour an id and save masks as grey PNG files; docs/recipe.md, under Masks, has the lines",
+    JPEG: "save masks as PNG files: what JPEG keeps of ids are other ids",
+}
 USUAL_IGNORED = 255  # what most data sets give pixels without a class
 MOST_IDS = 1 << 16
 
 
 def read_ids(mask: pil.Image) -> NDArray:
-    """int32 [H, W]: the ids; of a palette its places, not its colours. Raises ValueError for pixels that are no ids."""
-    if mask.mode not in MODES:
-        raise ValueError(f"mode {mask.mode}, not one of {', '.join(MODES)}")
-    return np.asarray(mask).astype(np.int32)
+    """int32 [H, W]: the ids; of a palette its places, not its colours; of colours that are all grey, as some programs
+
+    save ids, their grey. Raises ValueError for pixels that are no ids.
+    """
+    if mask.mode in MODES:
+        return np.asarray(mask).astype(np.int32)
+    if mask.mode not in COLOURED:
+        raise ValueError(f"mode {mask.mode}")
+    pixels = np.asarray(mask.convert("RGB")).astype(np.int32)
+    if (pixels == pixels[..., :1]).all():
+        return pixels[..., 0]
+    colours = np.unique(pixels.reshape(-1, 3), axis=0)
+    shown = ", ".join(str(tuple(colour.tolist())) for colour in colours[:3])
+    many = f"{len(colours):,} colours, as" if len(colours) > 1 else "the colour"
+    raise ValueError(f"mode {mask.mode} with {many} {shown}")
 
 
 def read_masks(rows: Dataset, settings: DataSet) -> LabelColumn | None:
@@ -53,7 +72,13 @@ def read_masks(rows: Dataset, settings: DataSet) -> LabelColumn | None:
                 if kind:
                     expected = "a mask whose pixels are ids of classes"
                     fault = Fault(
-                        position=len(found), role="mask", column=column, kind=kind, detail=detail, expected=expected
+                        position=len(found),
+                        role="mask",
+                        column=column,
+                        kind=kind,
+                        detail=detail,
+                        expected=expected,
+                        fix=FIXES.get(kind, ""),
                     )
                     faults.append(fault)
                 found.append(counts)
@@ -68,12 +93,14 @@ def _look(value: Mapping[str, Any] | None, settings: DataSet) -> tuple[dict[int,
     try:
         content = value["bytes"] if value["bytes"] is not None else read_bytes(value["path"])
         with pil.open(io.BytesIO(content)) as image:
+            if image.format == "JPEG":
+                return None, JPEG, name
             ids = read_ids(_upright(image))
     except FileNotFoundError:
         return None, "names a file that does not exist", str(value["path"])
     except ValueError as error:
         if str(error).startswith("mode "):
-            return None, "holds colours, not ids", f"{name}: {error}".removeprefix(": ")
+            return None, COLOURS, f"{name}: {error}".removeprefix(": ")
         return None, "does not decode as an image", name
     except UNREADABLE:
         return None, "does not decode as an image", name
@@ -92,7 +119,7 @@ def _look(value: Mapping[str, Any] | None, settings: DataSet) -> tuple[dict[int,
             advice += f", dataset.label_map: {{{USUAL_IGNORED}: {named[1]}}} names it"
         return (
             None,
-            "holds ids that have no name",
+            NAMELESS,
             f"{held}; names are known of 0 to {len(named) - 1}{advice}",
         )
     return counted, "", ""
@@ -164,7 +191,7 @@ def _possible_ids(settings: DataSet, ids: set[int | None]) -> list[int]:
     mapped, seen = _mapped_ids(settings), {number for number in ids if number is not None}
     if settings.labels:
         return sorted({*range(len(settings.labels)), *mapped})
-    return sorted(seen | mapped) if mapped else list(range(max(seen) + 1))
+    return sorted(seen | mapped) if mapped else list(range(max(seen, default=-1) + 1))
 
 
 def _check_map(settings: DataSet, ids: set[int | None]) -> None:

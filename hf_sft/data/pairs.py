@@ -53,6 +53,12 @@ def _pair(images: Path, masks: Path) -> dict[str, list[str | None]]:
     if not photos:
         found = f"none that ends in {', '.join(ENDINGS)}"
         raise DataError(Finding(place="dataset.path", expected=f"images in {images}", found=found))
+    if not ids:
+        found, fix = f"none that ends in {', '.join(ENDINGS)}", "put the masks there, as PNG files"
+        if any(masks.rglob("*.txt")):
+            found += ", but text files"
+            fix = "are they boxes (YOLO)? object-detection reads COCO's json files, which most tools export"
+        raise DataError(Finding(place="dataset.path", expected=f"masks in {masks}", found=found, fix=fix))
     suffix = _common_suffix(list(photos), list(ids))
     named = {name.removesuffix(suffix): path for name, path in ids.items()}
     alone = sorted(set(named) - set(photos))

@@ -11,6 +11,7 @@ from pathlib import Path
 from datasets import Dataset
 
 from hf_sft.errors import DataError, Finding
+from hf_sft.guessing.boxed import Boxed, doubt_lone_boxes, find_boxed
 from hf_sft.guessing.masked import find_masked
 from hf_sft.guessing.profile import Column, describe_columns, look_at
 from hf_sft.guessing.tagged import Tagged, find_tagged
@@ -52,7 +53,7 @@ MANY_WORDS = 4  # what a text has at the least, where its name does not say that
 class Guess:
     """columns: role -> column or columns; why: role (and "task") -> reason; doubts: what else it could be, and where
     that is changed; empty: column of a role -> rows without a value; lost: column of paths -> those without a file, of
-    the rows looked at; group: a column that names what rows belong to.
+    the rows looked at; group: a column that names what rows belong to; settings: what else `dataset:` has to say.
     """
 
     task: TaskName
@@ -62,6 +63,7 @@ class Guess:
     empty: Mapping[str, int] = field(default_factory=dict)
     lost: Mapping[str, int] = field(default_factory=dict)
     group: str | None = None
+    settings: Mapping[str, str] = field(default_factory=dict)
 
 
 def guess_columns(rows: Dataset, folder: Path, *, data: str, task: TaskName | None = None) -> Guess:
@@ -85,6 +87,12 @@ def guess_columns(rows: Dataset, folder: Path, *, data: str, task: TaskName | No
         if task is not None:
             expected = "a column of images and one of their masks, called so, or folders images/ and masks/"
             raise DataError(Finding(place=data, expected=expected, found=describe_columns(columns)))
+    if task in (None, "object-detection"):
+        if boxed := find_boxed(rows, columns, folder, data):
+            return _guess_boxed(boxed, columns)
+        if task is not None:
+            expected = "images and their boxes: {bbox: [[...], ...], category: [...]} in a column, or COCO's json files"
+            raise DataError(Finding(place=data, expected=expected, found=describe_columns(columns)))
     images = [column for column in columns.values() if column.kind in ("image", "path")]
     task = task or ("image-classification" if images else "text-classification")
     label, others = _find_label(columns)
@@ -99,7 +107,7 @@ def guess_columns(rows: Dataset, folder: Path, *, data: str, task: TaskName | No
         raise _no_label(columns, data, folder)
     named = _named_twin(label, columns, rows)
     why = _describe_label(named or label) + (f"; the names of {label.name!r}" if named else "")
-    label, doubts = named or label, list(found.doubts)
+    label, doubts = named or label, [*found.doubts, *(doubt_lone_boxes(rows) if images else ())]
     used = {name for value in found.columns.values() for name in ([value] if isinstance(value, str) else value)}
     if others := [column for column in others if column is not label and column.name not in used]:
         doubts.append(_doubt("label", others))
@@ -130,6 +138,21 @@ def _guess_tagged(found: Tagged, columns: Mapping[str, Column]) -> Guess:
         doubts=(_doubt("label", others),) if others else (),
         empty={name: columns[name].nulls for name in sorted(used) if columns[name].nulls},
         group=_find_group(columns, used),
+    )
+
+
+def _guess_boxed(found: Boxed, columns: Mapping[str, Column]) -> Guess:
+    used = {str(name) for name in found.columns.values()}
+    others = [columns[name] for name in found.others]
+    return Guess(
+        task="object-detection",
+        columns=found.columns,
+        why={"task": "images have boxes", **found.why},
+        doubts=(*found.doubts, *([_doubt("objects", others)] if others else ())),
+        empty={name: columns[name].nulls for name in sorted(used) if columns[name].nulls},
+        lost={name: columns[name].lost for name in sorted(used) if columns[name].lost},
+        group=_find_group(columns, used),
+        settings={"bbox_format": found.kind},
     )
 
 

@@ -9,8 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from datasets import ClassLabel, Dataset, DatasetDict, List
+import numpy as np
+from datasets import Dataset, DatasetDict
 
+from hf_sft.data.bad_rows import name_rows, refuse
 from hf_sft.data.labels import LabelColumn, Labels, decide_problem, targets_as_names
 from hf_sft.data.load import EXTENSIONS
 from hf_sft.data.splits import USUAL_NAMES, name_splits
@@ -23,13 +25,20 @@ from hf_sft.recipe import SPLIT_ROLES, DataSet, ProblemName, Recipe, TaskName
 from hf_sft.tasks import TASKS
 from hf_sft.tasks.task import Task
 
+ONE_PROBLEM = {
+    "pixels": "a class for each pixel",
+    "tags": "a tag for each word",
+    "boxes": "boxes with a label each",
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class FirstLook:
     """dataset: the recipe's section as it must be to read the data so; folder: where paths of images start from.
 
     splits: role -> split of the source; counts: label -> rows of train (none for numbers); slips: label -> what was
-    perhaps meant; notes: what a reader should know; doubts: what could not be decided, and the key that changes it.
+    perhaps meant; notes: what a reader should know; doubts: what could not be decided, and the key that changes it;
+    has_class_names: whether the data themselves name the integers of the label column.
     """
 
     dataset: dict[str, Any]
@@ -43,16 +52,11 @@ class FirstLook:
     slips: Mapping[str, str]
     notes: tuple[str, ...]
     doubts: tuple[str, ...]
+    has_class_names: bool
 
     @property
     def train(self) -> Dataset:
         return self.source[self.splits["train"]]
-
-    @property
-    def has_class_names(self) -> bool:
-        """Whether the data themselves name the integers of the label column."""
-        feature = self.train.features[str(self.guess.columns[TASKS[self.guess.task].target])]
-        return isinstance(feature.feature if isinstance(feature, List) else feature, ClassLabel)
 
 
 def look(data: str, folder: Path, *, task: TaskName | None = None, name: str | None = None) -> FirstLook:
@@ -63,7 +67,7 @@ def look(data: str, folder: Path, *, task: TaskName | None = None, name: str | N
     """
     dataset: dict[str, Any] = {"path": _path_in_recipe(data, folder)} | ({"name": name} if name else {})
     try:
-        options, source = read_data(dataset, folder)
+        options, source = read_data(dataset, folder, task)
     except DataError as error:
         raise _about(data, error) from error
     if options:
@@ -73,25 +77,25 @@ def look(data: str, folder: Path, *, task: TaskName | None = None, name: str | N
         dataset["splits"] = chosen
     start = _start_of_paths(dataset["path"], folder)
     guess = guess_columns(source[splits["train"]], start, data=data, task=task)
-    dataset["columns"] = dict(guess.columns)
+    dataset |= {"columns": dict(guess.columns), **guess.settings}
     task_record, settings = TASKS[guess.task], _settings(dataset, guess.task, folder)
     read = task_record.read_labels
     found = {role: column for role, split in splits.items() if (column := read(source[split], settings))}
     columns = {role: column for role, column in found.items() if not column.unlabelled}
     notes = [f"{role} has no labels: it is predicted, not evaluated" for role in splits if role not in columns]
     doubts += [
-        f"bad rows: {len(column.faults):,} of {role} whose label {column.faults[0].kind}"
+        f"bad rows: {len(column.faults):,} of {role}, whose column {column.faults[0].column!r} "
+        f"{column.faults[0].kind}; a run refuses them (dataset.on_bad_row: skip)"
         for role, column in columns.items()
         if column.faults
     ]
+    _refuse_unusable(columns.get("train"), splits["train"])
     if task_record.travels and (ignored := ignored_id(columns)) is not None:
         dataset["ignore_label"] = ignored
         settings = _settings(dataset, guess.task, folder)
     if len(task_record.problems) == 1:
         (problem,) = task_record.problems
-        why = "the task has one problem: " + (
-            "a class for each pixel" if problem == "pixels" else "a tag for each word"
-        )
+        why = f"the task has one problem: {ONE_PROBLEM[problem]}"
     else:
         problem, why = decide_problem(columns["train"], settings)
     slips: dict[str, str] = {}
@@ -121,7 +125,14 @@ def look(data: str, folder: Path, *, task: TaskName | None = None, name: str | N
         slips=slips,
         notes=(*notes, *(warning.removeprefix("warning: ") for warning in warnings[1:]), *_files_beside(data)),
         doubts=(*doubts, *guess.doubts, *_split_columns(source[splits["train"]])),
+        has_class_names=columns["train"].class_names is not None,
     )
+
+
+def _refuse_unusable(train: LabelColumn | None, source: str) -> None:
+    """Raises DataError where no row of train can be used, for what is wrong with them."""
+    if train is not None and train.faults and all(map(train.is_missing, train.values)):
+        raise refuse(name_rows("train", source, np.arange(len(train.values)), train.faults))
 
 
 def _path_in_recipe(data: str, folder: Path) -> str:

@@ -76,14 +76,17 @@ EMBEDDED["image-segmentation"] = replace(
     what="EfficientNet-Lite0, trained on ImageNet: 4.7M parameters, as the backbone of a new UperNet",
     learning_rate=5e-4,
 )
+EMBEDDED["object-detection"] = replace(
+    EMBEDDED["image-segmentation"],
+    what="EfficientNet-Lite0, trained on ImageNet: 4.7M parameters, as the backbone of a new RT-DETR",
+)
 # The first that is there is taken. Other languages: for text that is not English.
 ENGLISH = ("google-bert/bert-base-uncased", "distilbert/distilbert-base-uncased")
 OTHER_LANGUAGES = ("google-bert/bert-base-multilingual-cased", "distilbert/distilbert-base-multilingual-cased")
 IMAGES_ON_GPU = ("timm/resnet50.a1_in1k", "timm/resnet18.a1_in1k")
 IMAGES_ON_CPU = ("timm/tf_efficientnet_lite0.in1k", "timm/resnet18.a1_in1k")
-
-
 SEGMENTED = ("nvidia/mit-b0",)
+DETECTED = ("PekingU/rtdetr_r18vd",)
 
 
 def choose_model(task: str, *, english: bool, gpu: bool) -> Available:
@@ -94,6 +97,8 @@ def choose_model(task: str, *, english: bool, gpu: bool) -> Available:
     names: tuple[str, ...]
     if task == "image-segmentation":
         names = SEGMENTED
+    elif task == "object-detection":
+        names = DETECTED
     elif task == "image-classification":
         names = IMAGES_ON_GPU if gpu else IMAGES_ON_CPU
     else:

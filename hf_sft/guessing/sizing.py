@@ -25,6 +25,10 @@ TOKENS_PER_WORD = 1.5
 SPECIAL_TOKENS = 3
 PIXELS = ((32, 64), (64, 96), (128, 128), (math.inf, 224))  # shorter side, at most -> what the model sees
 PIXELS_ON_CPU = 128
+BOX_PIXELS, BOX_PIXELS_ON_CPU = 640, 256  # at most: small objects want more pixels than a class of the whole image
+BOX_BATCH, BOX_STEPS = 8, 1_000  # a new detector learns little in fewer steps
+BOX_EPOCHS = (5, 50)  # at least, at most
+STRIDE = 32  # pixels of the image to a place of a detector's coarsest map
 IMBALANCED = 3  # times as many rows in the largest class as in the smallest
 IMAGES_OPENED = 200
 
@@ -37,7 +41,16 @@ def choose_epochs(rows: int, classes: int | None) -> tuple[int, str]:
     return epochs, f"{rows:,} rows"
 
 
-def choose_batch_size(rows: int) -> int:
+def choose_box_epochs(rows: int) -> tuple[int, str]:
+    """As choose_epochs, of images whose objects are to be found."""
+    epochs = min(max(math.ceil(BOX_STEPS * BOX_BATCH / max(rows, 1)), BOX_EPOCHS[0]), BOX_EPOCHS[1])
+    steps = epochs * math.ceil(rows / BOX_BATCH)
+    return epochs, f"{rows:,} rows; {steps:,} steps, and a new detector needs about {BOX_STEPS:,}"
+
+
+def choose_batch_size(rows: int, *, boxes: bool = False) -> int:
+    if boxes:
+        return BOX_BATCH
     return 16 if rows < SMALL else 32
 
 
@@ -47,6 +60,8 @@ def choose_metrics(problem: ProblemName, counts: Mapping[str, int]) -> tuple[lis
         return ["spearman", "pearson", "mae"], "of numbers"
     if problem == "pixels":
         return ["mean_iou", "mean_dice", "pixel_accuracy"], "every class counts alike in the first"
+    if problem == "boxes":
+        return ["map", "map_50", "map_75"], "COCO's mean average precision"
     if problem == "tags":
         return [
             "entity_f1",
@@ -114,19 +129,25 @@ def looks_english(texts: Sequence[str]) -> bool:
     return sum(not letter.isascii() for letter in letters) <= 0.01 * len(letters)
 
 
-def choose_pixels(rows: Dataset, column: str, folder: Path, *, gpu: bool) -> tuple[int, str]:
-    """Height and width for the model, from the median image. folder: where paths of images start from."""
+def choose_pixels(rows: Dataset, column: str, folder: Path, *, gpu: bool, boxes: bool = False) -> tuple[int, str]:
+    """Height and width for the model, from the median image. folder: where paths of images start from.
+
+    boxes: whether objects in the image are to be found.
+    """
+    most_on_cpu = BOX_PIXELS_ON_CPU if boxes else PIXELS_ON_CPU
     some = sample(rows.select_columns([column]), IMAGES_OPENED)
     if isinstance(some.features[column], Image):
         some = some.cast_column(column, Image(decode=False))
     sides = [side for value in some[:][column] if (side := _shorter_side(value, folder))]
     if not sides:
-        return (224, "no image could be opened") if gpu else (PIXELS_ON_CPU, "no image could be opened")
+        return (BOX_PIXELS if boxes else PIXELS[-1][1]) if gpu else most_on_cpu, "no image could be opened"
     median = round(float(np.median(sides)))
     size = next(size for limit, size in PIXELS if median <= limit)
+    if boxes:
+        size = min(BOX_PIXELS, STRIDE * math.ceil(median / STRIDE))
     why = f"the shorter side of a median image has {median:,} pixels"
-    if not gpu and size > PIXELS_ON_CPU:
-        return PIXELS_ON_CPU, f"{why}; {size} would be better, no GPU here"
+    if not gpu and size > most_on_cpu:
+        return most_on_cpu, f"{why}; {size} would be better, no GPU here"
     return size, why
 
 

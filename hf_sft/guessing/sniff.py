@@ -16,23 +16,26 @@ from typing import IO, Any
 import datasets
 from datasets import DatasetDict
 
+from hf_sft.data.coco import find_coco, read_coco
 from hf_sft.data.load import load_source
 from hf_sft.data.pairs import load_pairs
 from hf_sft.errors import DataError
-from hf_sft.recipe import Recipe
+from hf_sft.recipe import Recipe, TaskName
 
 SEPARATORS = (",", ";", "\t", "|")
 HEAD = 1 << 19  # bytes that tell separator and header
 LOOKED_AT = 500  # rows of them
 
 
-def read_data(dataset: dict[str, Any], folder: Path) -> tuple[dict[str, Any], DatasetDict]:
+def read_data(
+    dataset: dict[str, Any], folder: Path, task: TaskName | None = None
+) -> tuple[dict[str, Any], DatasetDict]:
     """All splits of a recipe's `dataset:`, and the reader options they need beyond those given.
 
-    Raises DataError where no options help.
+    task: where it is known. Raises DataError where no options help.
     """
-    if (pairs := _pairs(dataset, folder)) is not None:
-        return {}, pairs
+    if (laid_out := _laid_out(dataset, folder, task)) is not None:
+        return {}, laid_out
     file = _first_file(Recipe.from_dict(_recipe(dataset), folder))
     options: dict[str, Any] = {}
     try:
@@ -48,10 +51,14 @@ def read_data(dataset: dict[str, Any], folder: Path) -> tuple[dict[str, Any], Da
     return options, _load({**dataset, "options": {**dataset.get("options", {}), **options}}, folder)
 
 
-def _pairs(dataset: dict[str, Any], folder: Path) -> DatasetDict | None:
-    """The splits of a folder of images and masks."""
+def _laid_out(dataset: dict[str, Any], folder: Path, task: TaskName | None) -> DatasetDict | None:
+    """The splits of COCO's json files, or of a folder of images and masks."""
     path = Path(Recipe.from_dict(_recipe(dataset), folder).locate(dataset["path"]))
-    return load_pairs(path) if path.is_dir() else None
+    if not path.is_absolute() or not path.exists():
+        return None
+    if task in (None, "object-detection") and (files := find_coco(path)):
+        return read_coco(files)
+    return load_pairs(path) if path.is_dir() and task in (None, "image-segmentation") else None
 
 
 def _recipe(dataset: dict[str, Any]) -> dict[str, Any]:

@@ -88,7 +88,9 @@ def put_boxes(image: Any, boxes: NDArray, scores: NDArray | None, labels: Labels
         pen.rectangle((left, top, right, bottom), outline=colour, width=thick)
         text = labels.names[label] + ("" if scores is None else f" {scores[number]:.2f}")
         around = pen.textbbox((left + 2, top), text, font=font)
-        lift = min(0.0, shown.height - around[3] - 1.0)
+        high = around[3] - top + 1
+        narrow = right - left < around[2] - around[0] or bottom - top < high  # the name would cover the box
+        lift = -high if narrow and top >= high else min(0.0, shown.height - around[3] - 1.0)
         around = (around[0] - 2, around[1] + lift, around[2] + 2, around[3] + lift + 1)
         pen.rectangle(around, fill=colour)
         pen.text((left + 2, top + lift), text, fill="white", font=font)

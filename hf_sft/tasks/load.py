@@ -211,7 +211,10 @@ def ready_splits(
 def _count(bad: Sequence[BadRow]) -> list[str]:
     """How many rows each split lost, and why, in words."""
     counts = Counter((row.split, f"column {row.fault.column!r} {row.fault.kind}") for row in bad)
-    return [f"{role}: {number:,} bad rows skipped: {why}" for (role, why), number in counts.items()]
+    return [
+        f"{role}: {number:,} bad row{'s' if number > 1 else ''} skipped: {why}"
+        for (role, why), number in counts.items()
+    ]
 
 
 def _needed(task: Task, role: str, recipe: Recipe) -> dict[str, bool]:

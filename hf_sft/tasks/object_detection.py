@@ -183,6 +183,7 @@ OBJECT_DETECTION = Task(
     opened=load_image,
     pixels=pixels_of,
     streams=False,
+    channels_last=True,
     packages=("pycocotools",),
     seen=seen_boxes,
     draw=draw_boxes,

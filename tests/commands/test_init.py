@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from loading import Row, write
 from PIL import Image
-from tiny import masked
+from tiny import drawn, masked
 
 from hf_sft import hub_access
 from hf_sft.commands.init import inline, list_embedded, write_recipe
+from hf_sft.data.shapes import SHAPES
 from hf_sft.errors import DataError, EnvironmentProblem, MissingExtraError, RecipeError
 from hf_sft.guessing import model as available
 from hf_sft.packages import locate_in_package
@@ -412,6 +414,57 @@ def test_real_street_scenes_become_a_segmentation(real_data: Path, tmp_path: Pat
     recipe, _ = init(real_data / "camvid", tmp_path / "r.yaml")
     assert recipe.task == "image-segmentation" and recipe.dataset.columns == {"image": "image", "mask": "mask"}
     assert set(read(recipe).splits) == {"train", "validation"}
+
+
+@pytest.mark.real_data
+def test_real_blood_cells_become_a_detection(real_data: Path, tmp_path: Path) -> None:
+    recipe, _ = init(real_data / "bccd", tmp_path / "r.yaml")
+    assert recipe.task == "object-detection" and recipe.dataset.columns == {"image": "image", "objects": "objects"}
+    assert recipe.dataset.bbox_format == "xywh"
+    found = read(recipe)
+    assert set(found.splits) == {"train", "validation", "test"} and found.labels.names == ("Platelets", "RBC", "WBC")
+
+
+@pytest.mark.parametrize("kind", ["coco", "rows"])
+def test_images_with_boxes_become_a_recipe_that_reads_them(kind: str, tmp_path: Path) -> None:
+    rows, data = drawn(12), tmp_path / "shapes"
+    data.mkdir()
+    if kind == "rows":
+        rows.rename_columns({"image": "photo", "objects": "found"}).to_parquet(data / "train.parquet")
+    for split, places in (("train", range(8)), ("valid", range(8, 12))) if kind == "coco" else ():
+        save_coco(rows.select(places), data / split)
+    recipe, text = init(data, tmp_path / "shapes.yaml")
+    assert recipe.task == "object-detection" and recipe.dataset.bbox_format == "xywh" and recipe.metrics[0] == "map"
+    assert recipe.dataset.columns == ({"image": "photo", "objects": "found"} if kind == "rows" else BOXED)
+    assert "images fit it" in text and recipe.model.weights == EMBEDDED_BOXES["weights"]
+    found = read(recipe)
+    assert found.labels.names == SHAPES and len(found.splits["train"].split) == (11 if kind == "rows" else 8)
+    part = found.splits["train"]
+    assert part.entries is not None and np.all(part.entries[0].boxes[:, 2:] > part.entries[0].boxes[:, :2])
+
+
+BOXED = {"image": "image", "objects": "objects"}
+EMBEDDED_BOXES = available.EMBEDDED["object-detection"].model
+
+
+def save_coco(rows: Dataset, folder: Path) -> None:
+    """As annotation services export: the images of a split and one file beside them."""
+    folder.mkdir()
+    content: dict[str, Any] = {"images": [], "annotations": []}
+    content["categories"] = [{"id": number + 1, "name": name} for number, name in enumerate(SHAPES)]
+    for place, row in enumerate(rows):
+        row["image"].save(folder / f"{place}.png")
+        content["images"].append({"id": place, "file_name": f"{place}.png"})
+        for box, label in zip(row["objects"]["bbox"], row["objects"]["category"], strict=True):
+            number = len(content["annotations"])
+            content["annotations"].append({"id": number, "image_id": place, "category_id": label + 1, "bbox": box})
+    (folder / "_annotations.coco.json").write_text(json.dumps(content))
+
+
+def test_labels_padded_with_zeros_are_names(tmp_path: Path) -> None:
+    rows = [{"text": prose(row), "label": f"{row % 3:02}"} for row in range(60)]
+    recipe, text = init(write(rows, tmp_path / "d.csv"), tmp_path / "r.yaml")
+    assert read(recipe).labels.names == ("00", "01", "02") and "converters" not in text
 
 
 @pytest.mark.parametrize("kind", ["folder", "saved"])

@@ -14,7 +14,7 @@ from PIL import Image as pil
 from PIL import ImageOps
 
 from hf_sft.data.boxes import Objects, find_wrong, name_objects, read_objects, to_corners
-from hf_sft.data.coco import is_coco
+from hf_sft.data.coco import find_coco, is_coco
 from hf_sft.data.image_sizes import read_sizes
 from hf_sft.errors import DataError
 from hf_sft.recipe import BOX_FORMATS, Recipe
@@ -240,6 +240,13 @@ def test_coco_files_are_read_as_rows(layout: str, tmp_path: Path) -> None:
     assert list(empty) == [] and list(full) == ["dog", "cat"]
     np.testing.assert_allclose(full.boxes, CORNERS)
     assert found.splits["train"].split.rows[1]["image"].size == SIZE
+
+
+def test_of_files_beside_each_other_the_instances_are_read(tmp_path: Path) -> None:
+    save_coco(tmp_path, pictures="train2017", file="annotations/instances_train2017.json")
+    for name in ("captions", "person_keypoints"):
+        save_coco(tmp_path, pictures="train2017", file=f"annotations/{name}_train2017.json")
+    assert find_coco(tmp_path) == {"train": [tmp_path / "annotations" / "instances_train2017.json"]}
 
 
 @pytest.mark.parametrize(

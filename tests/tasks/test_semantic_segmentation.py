@@ -31,6 +31,7 @@ from hf_sft import Recipe, check, fine_tune
 from hf_sft.commands.check import _draw_seen
 from hf_sft.commands.evaluate import evaluate
 from hf_sft.commands.evaluated_rows import rows_to_evaluate
+from hf_sft.commands.init import write_recipe
 from hf_sft.commands.predict import predict
 from hf_sft.data.augment import IGNORED
 from hf_sft.data.labels import Labels
@@ -79,7 +80,7 @@ def refused(rows: Dataset, models: Path, **dataset: Any) -> str:
 # masks
 
 
-@pytest.mark.parametrize("mode", ["L", "P", "I;16", "1"])
+@pytest.mark.parametrize("mode", ["L", "P", "I;16", "1", "RGB", "RGBA"])
 def test_ids_are_read_from_grey_masks_and_palettes_alike(mode: str, models: Path) -> None:
     ids = halves(0, 1)
     picture = pil.fromarray(ids.astype(np.uint16)) if mode == "I;16" else pil.fromarray(ids)
@@ -87,6 +88,8 @@ def test_ids_are_read_from_grey_masks_and_palettes_alike(mode: str, models: Path
         picture = pil.fromarray(ids.astype(bool))
     if mode == "P":
         picture.putpalette([9, 9, 9, 200, 0, 0])
+    if mode in ("RGB", "RGBA"):
+        picture = picture.convert(mode)
     assert picture.mode == mode
     _, found = loaded(rows_of(picture), models)
     assert found.labels.names == ("0", "1")
@@ -95,16 +98,24 @@ def test_ids_are_read_from_grey_masks_and_palettes_alike(mode: str, models: Path
 
 def test_masks_that_cannot_be_used_are_named_by_row_and_skipped_when_asked(models: Path) -> None:
     good = halves(0, 1, 2)
-    bad = rows_of(good, halves(0, 7, 1), pil.new("RGB", (8, 24)), good, sizes=[(8, 24)] * 3 + [(16, 24)])
+    bad = rows_of(good, halves(0, 7, 1), pil.new("RGB", (8, 24), "red"), good, sizes=[(8, 24)] * 3 + [(16, 24)])
     names = {"labels": list(CLASSES)}
     said = refused(bad, models, **names)
     assert "ids that have no name" in said and "train: 1" in said and "holds 7" in said
     assert "colours, not ids" in said and "train: 2" in said
+    assert "mode RGB with the colour (255, 0, 0)" in said and "give each colour an id" in said
     said = refused(bad.select([0, 3]), models, **names)
     assert "another size than the image" in said and "train: 1" in said and "16 x 24" in said
     _, found = loaded(bad, models, on_bad_row="skip", **names)
     assert found.splits["train"].split.row_ids.tolist() == [0]
     assert len(found.bad_rows) == 3
+
+
+def test_masks_that_a_camera_s_format_blurs_are_refused(models: Path, tmp_path: Path) -> None:
+    pil.fromarray(halves(0, 1)).save(tmp_path / "mask.jpg")
+    rows = Dataset.from_dict({"image": [str(tmp_path / "mask.jpg")], "mask": [str(tmp_path / "mask.jpg")]})
+    said = refused(rows.cast(Features({"image": Image(), "mask": Image()})), models)
+    assert "is a JPEG, which does not keep ids" in said and "mask.jpg" in said and "PNG" in said
 
 
 def test_a_usual_id_of_no_class_is_asked_about_and_then_counts_nowhere(models: Path) -> None:
@@ -568,6 +579,22 @@ def test_an_image_without_a_mask_is_a_bad_row(models: Path, tmp_path: Path) -> N
     settings = {"path": str(tmp_path), "splits": {"validation": None}}
     with pytest.raises(DataError, match="train: 2"):
         load_data(make_recipe("segformer", models, tmp_path / "out", dataset=settings), TASK)
+
+
+def test_init_says_what_is_wrong_with_masks_of_colours(tmp_path: Path) -> None:
+    for kind, colour in (("images", "black"), ("masks", "red")):
+        (tmp_path / kind).mkdir()
+        pil.new("RGB", (8, 8), colour).save(tmp_path / kind / "a.png")
+    with pytest.raises(DataError, match="give each colour an id"):
+        write_recipe(str(tmp_path), output=None)
+
+
+def test_a_folder_of_another_program_s_boxes_is_told_from_masks(tmp_path: Path) -> None:
+    for kind, name in (("images", "a.png"), ("labels", "a.txt")):
+        (tmp_path / kind).mkdir()
+        pil.new("RGB", (8, 8)).save(tmp_path / kind / name, format="PNG")
+    with pytest.raises(DataError, match=r"(?s)but text files.*object-detection reads COCO's json files"):
+        write_recipe(str(tmp_path), output=None)
 
 
 def test_the_pipeline_of_an_example_is_named_by_what_it_does(run: Any) -> None:

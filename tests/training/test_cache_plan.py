@@ -88,6 +88,19 @@ def test_rows_are_not_read_where_nothing_can_be_saved(
 
 
 @pytest.mark.parametrize(
+    ("family", "words"),
+    [("bert_tags", "read in windows"), ("segformer", "read with the image"), ("rt_detr", "read with the image")],
+)
+def test_tasks_whose_rows_cannot_be_replayed_say_so(
+    family: str, words: str, models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    auto = job_of(family, models, tmp_path / "auto", {**HEAD, "cache": "auto"})
+    assert decide(auto) is None and words in capsys.readouterr().out
+    with pytest.raises(RecipeError, match=words):
+        decide(job_of(family, models, tmp_path / "on", HEAD))
+
+
+@pytest.mark.parametrize(
     ("training", "environment", "words"),
     [
         ({"torch_compile": True}, {}, "torch_compile"),

@@ -30,6 +30,14 @@ FROZEN_STATISTICS: dict[str, Any] = {  # a batch's own are those of its process
         "strategy": "rules",
         "rules": [{"pattern": "decode_head.batch_norm.*", "lr_scale": 0}, {"pattern": "*"}],
     },
+    "rt_detr": {
+        "strategy": "rules",
+        "rules": [
+            {"pattern": "model.encoder.*.norm.*", "lr_scale": 0},
+            {"pattern": "model.*coder_input_proj.?.1.*", "lr_scale": 0},
+            {"pattern": "*"},
+        ],
+    },
 }
 
 
@@ -63,6 +71,7 @@ def run(family: str, problem: str, models: Path, folder: Path, training: dict[st
         ("vit", "multi_label", {"per_device_train_batch_size": 8}),
         ("bert_tags", "tags", {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}),
         ("segformer", "pixels", {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}),
+        ("rt_detr", "boxes", {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}),
         ("resnet", "single_label", {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4}),
     ],
 )
