@@ -137,7 +137,7 @@ def _draw_learning(found: Dynamics) -> Figure:
     ]
     with drawn(8.4, 3.2) as canvas:
         left, middle = canvas.panels(1, 2)
-        names = [*(str(epoch) for epoch in epochs), "not"]
+        names = [*(str(epoch) for epoch in epochs), "wrong\nat the end"]
         bars = left.bar(range(len(names)), [*learned, never], color=[*[COLOURS[0]] * found.epochs, COLOURS[1]])
         left.bar_label(bars, fontsize=8)
         left.set_xticks(range(len(names)), names)
@@ -194,5 +194,5 @@ def _list(run: FinishedRun, found: Dynamics, name: str, order: NDArray, caption:
                 int(found.forgotten[row]),
             ]
         )
-    heads = ("row", "", "label", "was given instead", "confidence", "variability", "right in epochs", "forgotten")
+    heads = ("row", "input", "label", "was given instead", "confidence", "variability", "right in epochs", "forgotten")
     return Table(name=name, caption=caption, heads=heads, rows=rows, shown=SHOWN)

@@ -36,6 +36,8 @@ def show_course(run: FinishedRun, predictions: Mapping[str, Predictions]) -> Sec
     if told:
         begins = overfitting_begins(told)
         figures["overfitting_begins_at_epoch"] = begins if begins is not None else "not seen"
+        turned = [int(entry["step"]) for entry in told if entry["epoch"] == begins and "step" in entry]
+        figures["overfitting_begins_at_step"] = turned[0] if turned else "not seen"
         figures["gap_at_the_end"] = gap(told[-1])
         if len(told) > 1:
             parts.append(_draw_gap(told, begins))

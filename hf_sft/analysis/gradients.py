@@ -16,7 +16,6 @@ from hf_sft.analysis.section import Absent, Cell, Figure, Section, Table
 
 LINES = 6  # blocks that are drawn as lines, spread over the depth
 FADING = 1e-3  # of the last layer's median norm: a first layer below it hardly learns
-END = 10  # "at first" and "at the end" are a tenth of the logged steps
 
 
 def show_gradients(run: FinishedRun, predictions: Mapping[str, Predictions]) -> Section:
@@ -29,7 +28,7 @@ def show_gradients(run: FinishedRun, predictions: Mapping[str, Predictions]) -> 
         raise Absent("no step was logged in which a block had a gradient")
     matrix = np.stack(list(told.values()))
     whole: NDArray = np.isfinite(np.where(np.isnan(matrix), 0.0, matrix)).all(axis=0)
-    medians = {name: float(np.nanmedian(values[whole])) if whole.any() else np.nan for name, values in told.items()}
+    medians = {name: _median(values[whole]) for name, values in told.items()}
     notes = []
     if silent:
         notes.append(f"no gradient at any logged step, since they were frozen: {', '.join(silent)}")
@@ -46,14 +45,15 @@ def show_gradients(run: FinishedRun, predictions: Mapping[str, Predictions]) -> 
         figures["first_layer_to_last"] = ratio
         if ratio < FADING:
             notes.append("gradients fade on their way down: the first layer gets under a thousandth of the last one's")
-    if "head" in told and len(told) > 1 and whole.any():
-        shares = share_of("head", told, whole)
-        some = max(1, len(shares) // END)
-        figures["head_share_at_first"] = float(np.nanmean(shares[:some]))
-        figures["head_share_at_the_end"] = float(np.nanmean(shares[-some:]))
+    shares = shares_of(told, whole)
+    if shares:
+        largest = max(shares, key=shares.__getitem__)
+        figures |= {"largest_block": largest, "its_share": shares[largest]}
+        most = float(run.record.recipe.get("training", {}).get("max_grad_norm") or 0)
+        notes += clipping(np.sqrt(np.nansum(matrix[:, whole] ** 2, axis=0)), most)
     sentence = (
-        "The norm of each block's gradient, before clipping, at the logged steps. The head's share is that of the "
-        "squared norm. A block that stands out makes clipping slow all others down; one that fades away does not learn."
+        "The norm of each block's gradient, before clipping, at the logged steps; shares are of the squared norm. A "
+        "block that stands out decides alone how much clipping slows all others; one that fades away hardly learns."
     )
     return Section(
         name="gradients",
@@ -62,19 +62,40 @@ def show_gradients(run: FinishedRun, predictions: Mapping[str, Predictions]) -> 
         parts=(
             _draw_map(epochs, told, whole),
             _draw_lines(epochs, told, whole),
-            _table(steps, told, medians, about["parameters"]),
+            _table(steps, told, medians, shares, about["parameters"]),
         ),
         key_figures=figures,
         notes=tuple(notes),
     )
 
 
-def share_of(name: str, norms: Mapping[str, NDArray], steps: NDArray) -> NDArray:
-    """float [steps that count]: the part of the squared norm of all gradients that one block has."""
+def _median(values: NDArray) -> float:
+    there = values[~np.isnan(values)]
+    return float(np.median(there)) if len(there) else float("nan")
+
+
+def shares_of(norms: Mapping[str, NDArray], steps: NDArray) -> dict[str, float]:
+    """Block -> the part of the squared norm of all gradients that it has, in the mean of the steps that count.
+
+    Empty where no step has a gradient that is not zero.
+    """
     squares = {block: np.nan_to_num(values[steps]) ** 2 for block, values in norms.items()}
     total = np.sum(list(squares.values()), axis=0)
-    shares: NDArray = np.divide(squares[name], total, out=np.full(len(total), np.nan), where=total > 0)
-    return shares
+    if not (total > 0).any():
+        return {}
+    return {block: float((values[total > 0] / total[total > 0]).mean()) for block, values in squares.items()}
+
+
+def clipping(totals: NDArray, most: float) -> list[str]:
+    """What training.max_grad_norm did at steps with gradients of these norms, in words; 0: it was off."""
+    over = totals > most
+    if not most or not over.any():
+        return []
+    times = float(np.median(totals[over])) / most
+    return [
+        f"training.max_grad_norm {most:g} scaled the gradients of {int(over.sum())} of {len(totals)} logged steps "
+        f"down, typically by {times:.3g}"
+    ]
 
 
 def read_norms(run: FinishedRun) -> tuple[NDArray, NDArray, dict[str, NDArray]]:
@@ -141,19 +162,26 @@ def _draw_lines(epochs: NDArray, norms: Mapping[str, NDArray], whole: NDArray) -
 
 
 def _table(
-    steps: NDArray, norms: Mapping[str, NDArray], medians: Mapping[str, float], parameters: Mapping[str, int]
+    steps: NDArray,
+    norms: Mapping[str, NDArray],
+    medians: Mapping[str, float],
+    shares: Mapping[str, float],
+    parameters: Mapping[str, int],
 ) -> Table:
     rows: list[Sequence[Cell]] = []
     for name, values in norms.items():
         there = np.flatnonzero(np.isfinite(values))
         if not len(there):
-            rows.append([name, parameters.get(name), None, None, None, None, None])
+            rows.append([name, parameters.get(name), None, None, None, None, None, None])
             continue
         peak = there[values[there].argmax()]
         size = parameters.get(name) or 0
         each = medians[name] / size**0.5 if size else None
         first, last = (float(values[place]) for place in (there[0], there[-1]))
-        rows.append([name, size, first, medians[name], last, int(steps[peak]), each])
-    heads = ("block", "weights that train", "first", "median", "last", "largest at step", "median per root of weights")
-    caption = "Norms in numbers; the last column compares blocks of different sizes."
+        rows.append([name, size, first, medians[name], last, int(steps[peak]), shares.get(name), each])
+    heads = ("block", "weights that train", "first", "median", "last", "largest at step", "share", "of one weight")
+    caption = (
+        "Norms in numbers. The last column compares blocks of different sizes: the gradient of one weight (root mean "
+        "square) at the median step."
+    )
     return Table(name="norms", caption=caption, heads=heads, rows=rows, shown=100)

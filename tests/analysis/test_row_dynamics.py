@@ -14,7 +14,7 @@ from tiny_runs import make_data, make_recipe
 from hf_sft import RunRecord, fine_tune, inspect
 from hf_sft.analysis.cartography import always_another, show_cartography
 from hf_sft.analysis.finished import FinishedRun
-from hf_sft.analysis.gradients import share_of, show_gradients
+from hf_sft.analysis.gradients import clipping, shares_of, show_gradients
 from hf_sft.analysis.row_dynamics import Dynamics
 from hf_sft.analysis.section import Absent, Table
 
@@ -65,8 +65,15 @@ def test_the_other_label_is_the_one_given_most_often_and_of_equals_the_later() -
 
 def test_the_share_of_a_block_is_of_the_squared_norm() -> None:
     norms = {"block.0": np.array([3.0, NAN, 0.0]), "head": np.array([4.0, 2.0, 0.0])}
-    shares = share_of("head", norms, np.array([True, True, True]))
-    np.testing.assert_allclose(shares, [16 / 25, 1.0, NAN])
+    assert shares_of(norms, np.array([True, False, True])) == pytest.approx({"block.0": 9 / 25, "head": 16 / 25})
+    assert shares_of(norms, np.array([True, True, True]))["head"] == pytest.approx((16 / 25 + 1) / 2)
+    assert shares_of(norms, np.array([False, False, True])) == {}
+
+
+def test_clipping_is_told_where_it_changed_anything() -> None:
+    (words,) = clipping(np.array([0.5, 2.0, 8.0, 4.0]), 1.0)
+    assert "3 of 4 logged steps down, typically by 4" in words
+    assert clipping(np.array([0.5, 0.9]), 1.0) == clipping(np.array([5.0]), 0.0) == []
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +90,9 @@ def test_a_run_that_recorded_shows_its_gradients_and_its_rows(run: RunRecord) ->
     assert report.ok and [part.name for part in gradients.parts] == ["blocks", "lines", "norms"]
     assert any("embeddings, block.0" in note for note in gradients.notes)
     assert {row[0] for row in gradients.tables[0].rows} == {"block.1", "final", "head"}
-    assert 0 < float(gradients.key_figures["head_share_at_first"] or 0) < 1
+    assert gradients.key_figures["largest_block"] in {"block.1", "final", "head"}
+    assert 0 < float(gradients.key_figures["its_share"] or 0) < 1
+    assert "first_layer_to_last" not in gradients.key_figures, "one layer trains: there is nothing to compare"
     names = [part.name for part in rows.parts]
     assert names == ["map", "learning", "labels", "hardest", "most_ambiguous", "most_forgotten"]
     tables = {part.name: part for part in rows.parts if isinstance(part, Table)}
