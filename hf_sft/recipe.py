@@ -13,6 +13,7 @@ from pydantic_core import PydanticCustomError
 
 from hf_sft.errors import nearest
 from hf_sft.recipe_hub import Hub
+from hf_sft.recipe_inspect import Inspect
 from hf_sft.recipe_section import Section, expanded
 from hf_sft.recipe_tuning import Tuning
 
@@ -280,6 +281,7 @@ class Recipe(Section):
     )
     early_stopping: EarlyStopping | None = None
     run: Run = Run()
+    inspect: Inspect = Inspect()
     hub: Hub | None = Field(None, description="the repository on the Hub that the finished model is pushed to")
     resume: Literal["auto", "never", "extend"] = Field(
         "auto",

@@ -34,6 +34,7 @@ def problems_across_sections(content: dict[str, Any]) -> list[Problem]:
         found += _gradual_problems(content["tuning"], content.get("dataset"))
         found += _lora_problems(content, content["tuning"])
         found += _cache_problems(content["tuning"], content.get("augment"))
+        found += _inspect_problems(content.get("inspect"), content["tuning"])
     task = content.get("task")
     found += _objective_problems(content, task)
     if not isinstance(task, str) or task not in ROLES:
@@ -235,6 +236,14 @@ def _lora_problems(content: dict[str, Any], tuning: dict[str, Any]) -> list[Prob
         place = ("training", "activation_checkpointing_kwargs")
         found.append((place, problem | {"fix": "leave it out: false is the default"}))
     return found
+
+
+def _inspect_problems(inspect: Any, tuning: dict[str, Any]) -> list[Problem]:
+    """A head that is solved takes no steps of which something could be recorded."""
+    if not isinstance(inspect, dict) or inspect.get("record") is not True or tuning.get("solver") != "logistic":
+        return []
+    problem = {"expected": "training step by step, which it watches", "found": "tuning.solver: logistic"}
+    return [(("inspect", "record"), problem | {"fix": "leave it out, or set tuning.solver: gradient"})]
 
 
 def _cache_problems(tuning: dict[str, Any], augment: Any) -> list[Problem]:

@@ -49,6 +49,10 @@ class RunDirectory:
     def traceback(self) -> Path:
         return self.path / "traceback.txt"
 
+    def recorded(self, what: str) -> Path:
+        """What inspect.record kept while training: `gradient_norms`, `rows`; about.json beside them."""
+        return self.report / "recorded" / f"{what}.parquet"
+
     def predictions(self, split: str) -> Path:
         return self.path / "predictions" / f"{split}.parquet"
 

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 
 from hf_sft.analysis.activations import show_activations
 from hf_sft.analysis.attribution import show_attribution
+from hf_sft.analysis.cartography import show_cartography
 from hf_sft.analysis.confidence import show_confidence
 from hf_sft.analysis.course import show_course
 from hf_sft.analysis.errors import show_errors
 from hf_sft.analysis.finished import FinishedRun
+from hf_sft.analysis.gradients import show_gradients
 from hf_sft.analysis.predictions import Predictions
 from hf_sft.analysis.section import Section
 from hf_sft.analysis.weights import show_weights
@@ -34,4 +36,6 @@ ANALYSES: dict[str, Analysis] = {
     "weights": Analysis("Weights", show_weights),
     "activations": Analysis("Activations", show_activations, passes=2),
     "course": Analysis("Course of learning", show_course),
+    "gradients": Analysis("Gradients", show_gradients),
+    "cartography": Analysis("Rows over training", show_cartography),
 }

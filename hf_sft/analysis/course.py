@@ -35,7 +35,9 @@ def show_course(run: FinishedRun, predictions: Mapping[str, Predictions]) -> Sec
     told = [entry for entry in epochs if None not in (_of(entry, "train_loss"), _of(entry, "validation_loss"))]
     if told:
         begins = overfitting_begins(told)
-        figures["overfitting_begins_at_epoch"] = begins if begins is not None else "not seen"
+        figures["overfitting_begins_at_epoch"] = _epoch(begins) if begins is not None else "not seen"
+        turned = [int(entry["step"]) for entry in told if entry["epoch"] == begins and "step" in entry]
+        figures["overfitting_begins_at_step"] = turned[0] if turned else "not seen"
         figures["gap_at_the_end"] = gap(told[-1])
         if len(told) > 1:
             parts.append(_draw_gap(told, begins))
@@ -43,7 +45,7 @@ def show_course(run: FinishedRun, predictions: Mapping[str, Predictions]) -> Sec
         parts.append(_table(epochs, metric_names(run.record)))
     best = best_epoch(run.record)
     if best is not None:
-        figures["best_epoch"] = best["epoch"]
+        figures["best_epoch"] = _epoch(best["epoch"])
     norms = np.array([value for entry in steps if (value := _of(entry, "grad_norm")) is not None])
     notes = []
     if len(norms):
@@ -83,6 +85,11 @@ def overfitting_begins(epochs: Sequence[Entry]) -> float | None:
     return float(epochs[best]["epoch"]) if rises and falls else None
 
 
+def _epoch(epoch: float) -> int | float:
+    """A whole epoch as a whole number."""
+    return int(epoch) if float(epoch).is_integer() else float(epoch)
+
+
 def _of(entry: Entry, key: str) -> float | None:
     return finite(entry.get(key))
 
@@ -108,7 +115,7 @@ def _draw_gap(epochs: Sequence[Entry], begins: float | None) -> Figure:
 def _table(epochs: Sequence[Entry], names: Sequence[str]) -> Table:
     rows: list[list[Cell]] = [
         [
-            float(entry["epoch"]),
+            _epoch(entry["epoch"]),
             *(_of(entry, key) for key in ("train_loss", "validation_loss")),
             *(_of(entry, name) for name in names),
         ]

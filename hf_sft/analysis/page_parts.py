@@ -24,20 +24,20 @@ def section_html(section: Section, *, unfolded: bool = True) -> str:
         f"<summary><h2>{escaped(section.title)}</h2></summary>"
         f'<p class="sentence">{escaped(section.sentence)}</p>'
         f"{_key_figures(section.key_figures)}"
-        f"{''.join(map(part_html, section.parts))}"
+        f"{''.join(part_html(part, section.name) for part in section.parts)}"
         f"{f'<ul class=notes>{notes}</ul>' if notes else ''}</details>"
     )
 
 
-def part_html(part: Part) -> str:
-    """A picture, a table or a cloud of points."""
+def part_html(part: Part, section: str) -> str:
+    """A picture, a table or a cloud of points of a section, after which their files are named."""
     if isinstance(part, Figure):
         kind = ' class="photo"' if part.photo else ""
         return (
             f'<figure><img{kind} alt="{escaped(part.caption)}" src="{_data_url(part.png)}">'
             f"<figcaption>{escaped(part.caption)}</figcaption></figure>"
         )
-    return _table(part) if isinstance(part, Table) else _cloud(part)
+    return _table(part, section) if isinstance(part, Table) else _cloud(part)
 
 
 def _key_figures(figures: Mapping[str, float | int | str | None]) -> str:
@@ -48,7 +48,7 @@ def _key_figures(figures: Mapping[str, float | int | str | None]) -> str:
     return f'<dl class="figures">{shown}</dl>' if shown else ""
 
 
-def _table(table: Table) -> str:
+def _table(table: Table, section: str) -> str:
     if not table.rows:
         return f'<div class="table"><p class="caption">{escaped(table.caption)}</p><p class="none">none found</p></div>'
     numeric = [all(_is_number(row[place]) for row in table.rows) for place in range(len(table.heads))]
@@ -61,7 +61,8 @@ def _table(table: Table) -> str:
         for row in table.rows[: table.shown]
     )
     more = len(table.rows) - table.shown
-    rest = f'<p class="more">{more:,} more rows in the data file {escaped(table.name)}.parquet</p>' if more > 0 else ""
+    file = f"{escaped(section)}_{escaped(table.name)}.parquet"
+    rest = f'<p class="more">{more:,} more rows in the data file {file}</p>' if more > 0 else ""
     return (
         f'<div class="table"><p class="caption">{escaped(table.caption)}</p><div class="scroll">'
         f"<table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>{rest}</div>"
@@ -104,7 +105,7 @@ def _bare(value: float | int | str | bool | None) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, float):
-        return "-" if not math.isfinite(value) else escaped(number(value))
+        return "-" if not math.isfinite(value) else escaped(number(value + 0.0))  # -0.0 is 0
     return escaped(value)
 
 

@@ -29,6 +29,7 @@ from hf_sft.training.global_batch import same_batch
 from hf_sft.training.interpolation import Curve, interpolate, keep_start
 from hf_sft.training.precision import note_precision
 from hf_sft.training.probe import Probe, before_training, probed_splits, refuse_problem, solve_head, solves, warms
+from hf_sft.training.recording import make_recorder
 from hf_sft.training.stopping import StopOnRequest
 from hf_sft.training.trainer import LossNotFinite, SftTrainer, Validation, measure
 
@@ -74,6 +75,10 @@ def _train(job: Job, directory: RunDirectory, callbacks: Sequence[Any], *, with_
     first = job.metrics[0] if validation else None
     arguments = make_arguments(job.recipe, directory.checkpoints, precision=job.environment.precision, metric=first)
     stop = StopOnRequest(max_hours=job.recipe.run.max_hours, started=time.perf_counter() - job.load_seconds)
+    recorder = make_recorder(job, arguments.device)
+    rows, collate = job.inputs["train"].rows, job.collate
+    if recorder:
+        rows, collate = recorder.watched(rows, collate)
     trainer = SftTrainer(
         model=job.built.model,
         arguments=arguments,
@@ -83,11 +88,12 @@ def _train(job: Job, directory: RunDirectory, callbacks: Sequence[Any], *, with_
         labels=job.labels,
         rules=job.rules,
         frozen=[*job.frozen, *norms_kept_still(job.built.model, job.built.new, job.recipe.tuning.batch_norm)],
-        train_rows=job.inputs["train"].rows,
+        train_rows=rows,
         train_lengths=None if job.inputs["train"].size is None else job.inputs["train"].lengths,
-        collate=job.collate,
+        collate=collate,
         evaluator=job.evaluator,
         validation=validation,
+        recorder=recorder,
         callbacks=[Progress(first.name if first else None), stop, *_early_stopping(job), *callbacks],
     )
     trainer.remove_callback(PrinterCallback)
@@ -115,6 +121,8 @@ def _train(job: Job, directory: RunDirectory, callbacks: Sequence[Any], *, with_
     with stop.listening(), _rows_noted(job, directory):
         trainer.train(resume_from_checkpoint=checkpoint)
     seconds = time.perf_counter() - started
+    if recorder:
+        recorder.write(directory, trainer.gather)
     _end_autocast(job.built.model)
     if job.recipe.tuning.lora and job.recipe.tuning.lora.merge:
         merge_adapters(job.built.model)

@@ -30,6 +30,7 @@ from hf_sft.training.callbacks import EpochLog
 from hf_sft.training.checkpoints import mark_complete, newest_complete
 from hf_sft.training.gradual import Turns
 from hf_sft.training.order import EpochOrder, classes_to_balance
+from hf_sft.training.recording import ROW, Recorder
 from hf_sft.training_keys import OPTIMIZERS
 
 
@@ -55,11 +56,9 @@ def refuse_sharded(recipe: Recipe) -> None:
     tuning = recipe.tuning
     wanted = {"ema": tuning.ema is not None, "wise_ft": tuning.wise_ft, "strategy": tuning.strategy == "gradual"}
     expected, fix = "whole weights on every process", "leave it out, or run without FSDP and DeepSpeed"
-    findings = [
-        Finding(place=f"tuning.{key}", expected=expected, found="weights in shards", fix=fix)
-        for key, asked in wanted.items()
-        if asked
-    ]
+    places = [f"tuning.{key}" for key, asked in wanted.items() if asked]
+    places += ["inspect.record"] if recipe.inspect.record else []
+    findings = [Finding(place=place, expected=expected, found="weights in shards", fix=fix) for place in places]
     if findings:
         raise RecipeError(findings)
 
@@ -109,6 +108,7 @@ class SftTrainer(Trainer):
         evaluator: Evaluator,
         validation: Validation | None,
         callbacks: Sequence[Any],
+        recorder: Recorder | None = None,
     ):
         self.recipe = recipe
         self.problem = problem
@@ -117,6 +117,7 @@ class SftTrainer(Trainer):
         self.rules = rules
         self.evaluator = evaluator
         self.validation = validation
+        self.recorder = recorder
         super().__init__(
             model=model,
             args=arguments,
@@ -178,8 +179,11 @@ class SftTrainer(Trainer):
         for module in self.turns.frozen:
             module.training = False
         batch = {name: inputs.pop(name) for name in BESIDE_INPUTS if name in inputs}
+        positions = inputs.pop(ROW, None)
         outputs = model(**model_inputs(inputs, self.args.device, self.evaluator.channels_last))
         total, items = self.problem.objective(outputs, batch, self.penalty)
+        if self.recorder and self.order is not None:
+            self.recorder.see_rows(self.order.epoch, positions, outputs, batch)
         self.losses = self.losses + torch.stack([total.detach(), items.to(total)])
         if not torch.isfinite(total):
             raise LossNotFinite(float(total.detach()), self)
@@ -197,7 +201,16 @@ class SftTrainer(Trainer):
             total, items = self.accelerator.reduce(self.losses).tolist()
             logs = {**logs, "loss": total / items if items else math.nan, "items": items}
             self.losses = torch.zeros_like(self.losses)
+            if self.recorder:
+                self.recorder.norms.keep(self.state.global_step, float(self.state.epoch or 0))
         super().log(logs, start_time)
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        """Called once a step, when all its gradients are there, unscaled and clipped."""
+        total = super()._get_grad_norm(model, grad_norm=grad_norm)
+        if self.recorder:
+            self.recorder.norms.see(total)
+        return total
 
     # optimizer
 
@@ -277,6 +290,8 @@ class SftTrainer(Trainer):
         checkpoint = folder / f"checkpoint-{self.state.global_step}"
         if self.average and self.args.should_save:
             self.average.save(checkpoint)
+        if self.recorder:
+            self.recorder.save(checkpoint, self.gather, writes=self.args.should_save)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             mark_complete(folder, checkpoint, limit=limit, best=self.state.best_model_checkpoint)
@@ -285,6 +300,8 @@ class SftTrainer(Trainer):
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         if self.average:
             self.average.load(Path(resume_from_checkpoint))
+        if self.recorder:
+            self.recorder.load(Path(resume_from_checkpoint))
 
     def _load_best_model(self) -> None:
         super()._load_best_model()
@@ -300,6 +317,11 @@ class SftTrainer(Trainer):
                 callback.early_stopping_patience = settings.patience
                 callback.early_stopping_threshold = settings.threshold
                 callback.early_stopping_patience_counter = 0
+
+    def gather(self, tensor: torch.Tensor) -> torch.Tensor:
+        """[processes * N, ...]: the tensors [N, ...] of all processes, one after another."""
+        found: torch.Tensor = self.accelerator.gather(tensor)
+        return found
 
     def newest_checkpoint(self) -> str | None:
         """The last complete checkpoint, as the main process sees it."""
