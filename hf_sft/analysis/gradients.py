@@ -27,7 +27,7 @@ def show_gradients(run: FinishedRun, predictions: Mapping[str, Predictions]) -> 
     if not told:
         raise Absent("no step was logged in which a block had a gradient")
     matrix = np.stack(list(told.values()))
-    whole: NDArray = np.isfinite(np.where(np.isnan(matrix), 0.0, matrix)).all(axis=0)
+    whole = ~np.isinf(matrix).any(axis=0)
     medians = {name: _median(values[whole]) for name, values in told.items()}
     notes = []
     if silent:
