@@ -236,9 +236,9 @@ def _ordered(found: set[str], train: LabelColumn, settings: DataSet) -> list[str
         ordered = list(dict.fromkeys(name for name in mapped if name is not None))
         others = _natural(found - set(ordered))
         if settings.labels and others:
-            expected = "labels that dataset.labels names: " + first_few(settings.labels)
+            expected = "labels that dataset.labels names: " + first_few(settings.labels, 8)
             fix = "name every label in dataset.labels, or none"
-            raise DataError(Finding(place="dataset.labels", expected=expected, found=first_few(others), fix=fix))
+            raise DataError(Finding(place="dataset.labels", expected=expected, found=first_few(others, 8), fix=fix))
         return ordered + others
     if mapping and not _are_integers(found):
         sources = _natural(set(mapping) | (found - {name for name in mapping.values() if name is not None}))
@@ -287,7 +287,7 @@ def _warnings(names: list[str], counts: Mapping[str, Counter[str]]) -> list[str]
     absent, single = ([name for name in names if train[name] == number] for number in (0, 1))
     warnings = []
     if absent:
-        warnings.append(f"warning: labels without a row in train, which cannot be learned: {first_few(absent)}")
+        warnings.append(f"warning: labels without a row in train, which cannot be learned: {first_few(absent, 8)}")
     if single:
-        warnings.append(f"warning: labels with one row in train: {first_few(single)}")
+        warnings.append(f"warning: labels with one row in train: {first_few(single, 8)}")
     return warnings

@@ -200,7 +200,7 @@ def test_train_without_labels_is_a_finding(values: list[Any]) -> None:
         ([["a"], None, ["b"]], None, "1"),
         ([["a"], ["b", None]], None, "1"),
         ([[0], [1], [-1, 0]], List(MOOD), "2"),
-        ([None] * 9 + ["a", "b"], None, "0, 1, 2, 3, 4, ..."),
+        ([None] * 9 + ["a", "b"], None, "0, 1, 2, 3, 4 and 4 more"),
     ],
 )
 def test_some_labels_missing_are_a_finding_with_row_ids(train: list[Any], feature: Any, rows: str) -> None:
