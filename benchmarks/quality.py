@@ -45,6 +45,7 @@ ARMS: dict[str, dict[str, Any]] = {  # of ours -> tuning
     "wise_ft": {"wise_ft": {"alpha": "auto"}},
     "random_head": {"warm_start": "none"},
 }
+IMAGE_ARMS = ARMS | {"batch_norm_trains": {"warm_start": "none", "batch_norm": "train"}}
 SHIFTED: dict[str, dict[str, Any]] = {  # task -> what evaluate is told of the shifted set
     "text-classification": {
         "data": str(DATA / "uci_sentiment"),
@@ -90,10 +91,10 @@ def shifted(model: Path, task: str) -> dict[str, Any]:
     return {"shifted": found.metrics["accuracy"], **{n: s["metrics"]["accuracy"] for n, s in found.slices.items()}}
 
 
-def domains(name: str, recipe: dict[str, Any], seeds: range) -> Iterator[Job]:
+def domains(name: str, recipe: dict[str, Any], seeds: range, arms: dict[str, dict[str, Any]]) -> Iterator[Job]:
     for seed in seeds:
         yield f"{name} plain {seed}", lambda folder, seed=seed: plain(recipe, seed, folder)  # type: ignore[misc]
-        for arm, tuning in ARMS.items():
+        for arm, tuning in arms.items():
             yield f"{name} {arm} {seed}", lambda folder, seed=seed, tuning=tuning: ours(recipe, seed, folder, **tuning)  # type: ignore[misc]
 
 
@@ -145,8 +146,8 @@ def few_rows(name: str, number: int, seed: int) -> dict[str, datasets.Dataset]:
 
 
 PARTS: dict[str, Callable[[], Iterator[Job]]] = {
-    "text": lambda: domains("sst2", SENTIMENT, range(1, 6)),
-    "images": lambda: domains("cifar10", CIFAR, range(1, 4)),
+    "text": lambda: domains("sst2", SENTIMENT, range(1, 6), ARMS),
+    "images": lambda: domains("cifar10", CIFAR, range(1, 4), IMAGE_ARMS),
     "few": few_labels,
 }
 
