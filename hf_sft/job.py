@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 from transformers import set_seed
 
 from hf_sft.console import say
@@ -20,7 +21,7 @@ from hf_sft.evaluation import Evaluator, forward
 from hf_sft.metrics.metric import Metric
 from hf_sft.metrics.resolve import resolve_metrics
 from hf_sft.modeling.anatomy import is_convolutional
-from hf_sft.modeling.batch_norm import norms_kept_still, settle_batch_norm
+from hf_sft.modeling.batch_norm import pretrained_norms, settle_batch_norm
 from hf_sft.modeling.build import Built, Opened, build_model, open_model
 from hf_sft.modeling.lora import every_adapter_used, let_drop
 from hf_sft.modeling.parameter_groups import describe, freeze
@@ -51,6 +52,7 @@ from hf_sft.training.warm_start import settle_warm_start
 class Job:
     """Everything a run needs, resolved to the last default. load_seconds: what getting here took.
 
+    frozen: modules whose weights stay; norms: BatchNorm that keeps its statistics while its scales learn.
     origins: what is known of where model and data come from, for the record.
     """
 
@@ -64,6 +66,7 @@ class Job:
     built: Built
     rules: Mapping[str, Rule]
     frozen: Sequence[Any]
+    norms: Sequence[Any]
     parameters: dict[str, Any]
     inputs: Mapping[str, Inputs]
     evaluator: Evaluator
@@ -139,18 +142,23 @@ def check_validation(recipe: Recipe, found: TaskData) -> None:
         raise RecipeError(findings)
 
 
-def _settle_batch_norm(recipe: Recipe, built: Built, rows: int | None, processes: int) -> Recipe:
+def _settle_batch_norm(
+    recipe: Recipe, built: Built, frozen: Sequence[nn.Module], rows: int | None, processes: int
+) -> tuple[Recipe, list[nn.Module]]:
+    """The recipe with tuning.batch_norm decided, and the norms that stay in eval mode beside the frozen modules."""
     tuning = recipe.tuning
+    norms = pretrained_norms(built.model, built.new, frozen)
     chosen, line = settle_batch_norm(
         tuning.batch_norm,
-        built.model,
-        built.new,
-        trained_before=recipe.model.weights != "random" and tuning.strategy not in ("head", "lora"),
+        norms,
+        trained_before=recipe.model.weights != "random",
         steps=num_steps(recipe.training, rows, processes),
+        checkpoints=RunDirectory(Path(recipe.output_dir)).checkpoints,
     )
     if line:
         say(line)
-    return recipe.model_copy(update={"tuning": tuning.model_copy(update={"batch_norm": chosen})})
+    settled = recipe.model_copy(update={"tuning": tuning.model_copy(update={"batch_norm": chosen})})
+    return settled, norms if chosen == "frozen" else []
 
 
 def tuning_notes(
@@ -219,7 +227,7 @@ def assemble(
     if found.stream is not None:
         inputs["train"] = stream_inputs(found.stream, recipe, task, built.labels, built.processor)
     resolved = _resolve(recipe, found, metrics, built, inputs, environment, task)
-    resolved = _settle_batch_norm(resolved, built, inputs["train"].size, environment.processes)
+    resolved, norms = _settle_batch_norm(resolved, built, frozen, inputs["train"].size, environment.processes)
     collate = task.collate(built.processor, resolved)
     channels_last = task.channels_last and is_convolutional(built.model)
     if channels_last:
@@ -237,8 +245,7 @@ def assemble(
     if not probe.solves(recipe):
         one, rows = collate(inputs["train"].features(1)), inputs["train"].size
         processes = environment.processes
-        still = [*frozen, *norms_kept_still(built.model, built.new, resolved.tuning.batch_norm)]
-        refuse_lone_row(built.model, still, one, resolved.training, rows=rows, processes=processes)
+        refuse_lone_row(built.model, [*frozen, *norms], one, resolved.training, rows=rows, processes=processes)
     work = Job(
         recipe=resolved,
         task=task,
@@ -250,6 +257,7 @@ def assemble(
         built=built,
         rules=rules,
         frozen=frozen,
+        norms=norms,
         parameters={"total": total, "trainable": trainable, "head": built.report},
         inputs=inputs,
         evaluator=evaluator,
@@ -275,7 +283,7 @@ def _settle_precision(work: Job) -> Environment:
         return work.environment
     precision, line = measured_precision(
         work.built.model,
-        work.frozen,
+        [*work.frozen, *work.norms],
         work.collate(work.inputs["train"].features(ROWS)),
         work.problem,
         work.penalty,

@@ -2,53 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from pathlib import Path
 
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from hf_sft.errors import Finding, RecipeError
+from hf_sft.record import write_text
 
 FEW_STEPS = 1000
+BEGUN_WITH = "batch_norm"  # a file beside the checkpoints: a run that goes on, or is extended, keeps what it began with
 
 
 def settle_batch_norm(
-    setting: str, model: nn.Module, new: Collection[str], *, trained_before: bool, steps: int | None
+    setting: str, norms: Sequence[nn.Module], *, trained_before: bool, steps: int | None, checkpoints: Path
 ) -> tuple[str, str]:
     """tuning.batch_norm decided, and one line that says why; empty where the recipe says it or nothing is kept.
 
-    trained_before: the weights are pretrained, and layers that hold them train. steps: of the run; None: unknown.
+    While weights and statistics both move, the running ones lag behind, and evaluation uses them: a short run never
+    catches up (keras.io/guides/transfer_learning keeps them for that reason). A head that was solved on pretrained
+    features also meets others in training, normalised by each batch.
+
+    norms: those that could be kept still. trained_before: the weights are pretrained. steps: of the run; None: unknown.
+    Raises RecipeError where there is nothing to keep and the recipe asks for it.
     """
+    if setting == "frozen" and not norms:
+        expected, fix = "pretrained BatchNorm in layers that train", "leave it out: this run has none"
+        raise RecipeError(Finding(place="tuning.batch_norm", expected=expected, found="frozen", fix=fix))
     if setting != "auto":
         return setting, ""
-    if not trained_before or steps is None or steps >= FEW_STEPS or not _pretrained_norms(model, new):
+    if norms and (checkpoints / BEGUN_WITH).is_file():
+        return (checkpoints / BEGUN_WITH).read_text(encoding="utf-8").strip(), ""
+    if not norms or not trained_before or steps is None or steps >= FEW_STEPS:
         return "train", ""
     why = f"as {steps:,} steps are few (tuning.batch_norm: train moves them)"
     return "frozen", f"BatchNorm keeps its pretrained statistics, {why}"
 
 
-def norms_kept_still(model: nn.Module, new: Collection[str], setting: str) -> list[nn.Module]:
-    """The BatchNorm modules that stay in eval mode throughout: with `frozen`, those that were trained before.
+def note_batch_norm(checkpoints: Path, setting: str) -> None:
+    """What a run that goes on has to take."""
+    write_text(checkpoints / BEGUN_WITH, setting + "\n")
 
-    While weights and statistics both move, the running ones lag behind, and evaluation uses them: a short run never
-    catches up (keras.io/guides/transfer_learning keeps them for that reason). A head that was solved on pretrained
-    features also meets others in training, normalised by each batch. new: names of the parameters that start untrained.
-    Raises RecipeError where there is nothing that could stay.
+
+def pretrained_norms(model: nn.Module, new: Collection[str], frozen: Sequence[nn.Module]) -> list[nn.Module]:
+    """The BatchNorm modules that were trained before and would gather statistics: those in frozen parts do not.
+
+    new: names of the parameters that start untrained. A norm without parameters is as new as what it stands beside.
     """
-    if setting != "frozen":
-        return []
-    found = _pretrained_norms(model, new)
-    if not found:
-        expected, fix = "a model with pretrained BatchNorm", "leave it out: this model has none"
-        raise RecipeError(Finding(place="tuning.batch_norm", expected=expected, found="frozen", fix=fix))
-    return found
+    still = {id(module) for module in frozen}
 
+    def starts_untrained(path: str, module: nn.Module) -> bool:
+        owner = path if any(True for _ in module.parameters()) else path.rpartition(".")[0]
+        return any(name.startswith(f"{owner}." if owner else "") for name in new)
 
-def _pretrained_norms(model: nn.Module, new: Collection[str]) -> list[nn.Module]:
     return [
         module
         for path, module in model.named_modules()
         if isinstance(module, _NormBase)
         and module.track_running_stats
-        and not any(f"{path}.{name}" in new for name, _ in module.named_parameters())
+        and id(module) not in still
+        and not starts_untrained(path, module)
     ]

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from accelerate import PartialState
-from transformers import EarlyStoppingCallback, PrinterCallback
+from transformers import EarlyStoppingCallback, PrinterCallback, SchedulerType
 
 from hf_sft.console import say
 from hf_sft.errors import Finding, RecipeError
-from hf_sft.modeling.batch_norm import norms_kept_still
+from hf_sft.modeling.batch_norm import note_batch_norm
 from hf_sft.modeling.learned_state import learned_state
 from hf_sft.modeling.lora import merge_adapters
 from hf_sft.record import RunDirectory, write_text
@@ -87,7 +87,7 @@ def _train(job: Job, directory: RunDirectory, callbacks: Sequence[Any], *, with_
         penalty=job.penalty,
         labels=job.labels,
         rules=job.rules,
-        frozen=[*job.frozen, *norms_kept_still(job.built.model, job.built.new, job.recipe.tuning.batch_norm)],
+        frozen=[*job.frozen, *job.norms],
         train_rows=rows,
         train_lengths=None if job.inputs["train"].size is None else job.inputs["train"].lengths,
         collate=collate,
@@ -100,6 +100,7 @@ def _train(job: Job, directory: RunDirectory, callbacks: Sequence[Any], *, with_
     if arguments.should_save:
         write_text(directory.recipe, job.recipe.to_yaml(absolute_paths=True))
         note_precision(directory.checkpoints, job.environment.precision)
+        note_batch_norm(directory.checkpoints, job.recipe.tuning.batch_norm)
     checkpoint = trainer.newest_checkpoint() if job.recipe.resume != "never" else None
     _same_rows(job, directory, going_on=checkpoint is not None, writes=arguments.should_save)
     batch = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
@@ -108,7 +109,8 @@ def _train(job: Job, directory: RunDirectory, callbacks: Sequence[Any], *, with_
     if checkpoint:
         say(f"going on from {checkpoint}")
         if job.recipe.resume == "extend":
-            say(f"the {arguments.lr_scheduler_type} schedule is laid over the longer run, as if it had been asked for")
+            schedule = SchedulerType(arguments.lr_scheduler_type).value
+            say(f"the {schedule} schedule is laid over the longer run, as if it had been asked for")
         arguments.eval_on_start = False
     elif "validation" in job.inputs and not arguments.load_best_model_at_end:
         say("training.save_strategy is not eval_strategy: the last weights are kept, not the best")

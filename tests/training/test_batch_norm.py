@@ -5,10 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tiny_runs import make_data, make_recipe, prepare, train, weights
+from torch import nn
 
 from hf_sft.errors import RecipeError
 from hf_sft.modeling import batch_norm
-from hf_sft.modeling.batch_norm import norms_kept_still
+from hf_sft.modeling.batch_norm import pretrained_norms
 
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
@@ -36,14 +37,33 @@ def test_statistics_stay_to_the_last_bit_while_scales_learn(
     assert any(not np.array_equal(before[name], after[name]) for name in scales)
 
 
-def test_norms_that_start_untrained_gather_their_own(models: Path, tmp_path: Path) -> None:
+def test_norms_that_start_untrained_or_are_frozen_are_no_matter(models: Path, tmp_path: Path) -> None:
     work = prepare(make_recipe("resnet", models, tmp_path), make_data("resnet", train=16, validation=8))
     model = work.built.model
     norms = {name: module for name, module in model.named_modules() if hasattr(module, "running_mean")}
     first = next(iter(norms))
-    assert norms_kept_still(model, frozenset(), "frozen") == list(norms.values())
-    assert norms_kept_still(model, {f"{first}.weight"}, "frozen") == list(norms.values())[1:]
-    assert norms_kept_still(model, frozenset(), "train") == []
+    assert pretrained_norms(model, frozenset(), []) == list(norms.values())
+    assert pretrained_norms(model, {f"{first}.weight"}, []) == list(norms.values())[1:]
+    assert pretrained_norms(model, frozenset(), [norms[first]]) == list(norms.values())[1:]
+    head = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2, affine=False))
+    bare = nn.ModuleDict({"backbone": nn.BatchNorm1d(2), "head": head})
+    assert pretrained_norms(bare, {"head.0.weight", "head.0.bias"}, []) == [bare["backbone"]]
+
+
+@pytest.mark.parametrize("few", [5, 1000])
+def test_a_run_that_goes_on_or_is_extended_keeps_what_it_began_with(
+    few: int, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two epochs of two steps are few; with four more they are more than 5."""
+    monkeypatch.setattr(batch_norm, "FEW_STEPS", few)
+    data = make_data("resnet", train=16, validation=8)
+    first = make_recipe("resnet", models, tmp_path, run={"keep_checkpoints": True})
+    train(prepare(first, data))
+    longer = make_recipe(
+        "resnet", models, tmp_path, run={"keep_checkpoints": True}, training={"num_train_epochs": 4}, resume="extend"
+    )
+    work = prepare(longer, data)
+    assert work.recipe.tuning.batch_norm == "frozen" and work.norms
 
 
 @pytest.mark.parametrize(
@@ -52,8 +72,9 @@ def test_norms_that_start_untrained_gather_their_own(models: Path, tmp_path: Pat
         ("bert", {}),
         ("resnet", {"model": {"weights": "random"}}),
         ("resnet", {"tuning": {"strategy": "head", "batch_norm": "frozen"}}),
+        ("resnet", {"tuning": {"strategy": "lora", "batch_norm": "frozen"}}),
     ],
-    ids=["no such norms", "random weights", "head"],
+    ids=["no such norms", "random weights", "head", "lora"],
 )
 def test_it_is_refused_where_it_would_do_nothing(
     family: str, changes: dict[str, object], models: Path, tmp_path: Path
@@ -73,8 +94,17 @@ def test_it_is_refused_where_it_would_do_nothing(
         ("resnet", {"tuning": {"strategy": "head"}}, "train"),
         ("resnet", {"model": {"weights": "random"}}, "train"),
         ("bert", {}, "train"),
+        ("segformer", {}, "train"),
     ],
-    ids=["few steps", "many steps", "as the recipe says", "head", "random weights", "no such norms"],
+    ids=[
+        "few steps",
+        "many steps",
+        "as the recipe says",
+        "head",
+        "random weights",
+        "no such norms",
+        "norms of a new head alone",
+    ],
 )
 def test_auto_keeps_them_in_a_short_run_of_a_pretrained_model(
     family: str,
@@ -89,3 +119,25 @@ def test_auto_keeps_them_in_a_short_run_of_a_pretrained_model(
     recipe = make_recipe(family, models, tmp_path, **changes)
     assert prepare(recipe, make_data(family, train=16, validation=8)).recipe.tuning.batch_norm == chosen
     assert ("tuning.batch_norm: train moves them" in capsys.readouterr().out) == (chosen == "frozen")
+
+
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [
+        ("resnet", {"tuning": {"strategy": "gradual"}}),
+        ("resnet", {"tuning": {"ema": "auto", "wise_ft": {"alpha": "auto"}}}),
+        ("timm_resnet", {"tuning": {"strategy": "top_layers", "layers": 1, "cache": "on"}}),
+        ("rt_detr", {}),
+    ],
+    ids=["gradual", "averages", "replayed", "boxes"],
+)
+def test_what_auto_keeps_stays_in_every_kind_of_run(
+    family: str, changes: dict[str, object], models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch_norm, "FEW_STEPS", 1000)
+    work = prepare(make_recipe(family, models, tmp_path, **changes), make_data(family, train=16, validation=8))
+    assert work.norms
+    before = [{name: value.clone() for name, value in norm.named_buffers()} for norm in work.norms]
+    train(work)
+    for norm, values in zip(work.norms, before, strict=True):
+        assert all(value.equal(values[name]) for name, value in norm.named_buffers())
