@@ -259,6 +259,12 @@ def test_of_files_beside_each_other_the_instances_are_read(tmp_path: Path) -> No
     assert find_coco(tmp_path) == {"train": [tmp_path / "annotations" / "instances_train2017.json"]}
 
 
+def test_a_split_without_instances_files_is_read_from_the_others(tmp_path: Path) -> None:
+    train = save_coco(tmp_path, file="instances_train.json")
+    validation = save_coco(tmp_path, file="val.json")
+    assert find_coco(tmp_path) == {"train": [train], "validation": [validation]}
+
+
 @pytest.mark.parametrize(
     "changes, words",
     [
