@@ -257,10 +257,8 @@ def _map_padded(found: Sequence[str], names: Sequence[str]) -> str:
     places = range(len(names)) if len(found) == len(names) else numbers  # in order, where there is a name for each
     if max(places) >= len(names):
         return ""
-    pairs = [
-        f"{json.dumps(label)}: {json.dumps(names[place], ensure_ascii=False)}"
-        for label, place in zip(found, places, strict=True)
-    ]
+    quoted = [json.dumps(names[place], ensure_ascii=False) for place in places]
+    pairs = [f"{json.dumps(label)}: {name}" for label, name in zip(found, quoted, strict=True)]
     return f"instead of dataset.labels set dataset.label_map: {{{first_few(pairs, 20)}}}"
 
 
