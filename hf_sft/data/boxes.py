@@ -11,6 +11,7 @@ from datasets import ClassLabel, Dataset, List
 from numpy.typing import NDArray
 
 from hf_sft.data.bad_rows import Fault
+from hf_sft.data.box_forms import UNREAD_FORMS, BoxForm
 from hf_sft.data.columns import columns_of
 from hf_sft.data.image_sizes import read_sizes
 from hf_sft.data.labels import LabelColumn, Labels, decide_labels, names_of_each
@@ -21,6 +22,7 @@ BOX_KEYS = ("bbox", "bboxes", "box", "boxes")
 LABEL_KEYS = ("category", "categories", "category_id", "label", "labels", "class", "classes")
 OVER = 2.0  # pixels that a box may stand out of its image, by rounding; it is cut there
 MISREAD = 3  # rows; fewer that fit another format are taken for bad ones
+USUAL_SHARE, LEAST_SHARE = 0.98, 0.5  # of rows fit the right format, at least; where fewer than that do, it is wrong
 PLACE = "dataset.columns.objects"
 Size = tuple[int, int]  # width, height
 
@@ -52,10 +54,9 @@ def read_objects(rows: Dataset, settings: DataSet) -> LabelColumn | None:
         if isinstance(found, tuple):
             wrong[position] = found
         values.append(None if isinstance(found, tuple) else found)
-    fix = _guess_format(cells, sizes, settings.bbox_format, len(wrong)) if wrong else ""
-    if (
-        fix and len(wrong) >= MISREAD and settings.on_bad_row == "skip"
-    ):  # the rows are not bad, they are misread: those that fit are as well
+    fix, sure = _advise(cells, sizes, settings.bbox_format, len(wrong)) if wrong else ("", False)
+    if sure and len(wrong) >= MISREAD and settings.on_bad_row == "skip":
+        # the rows are not bad, they are misread: those that fit are as well
         found_wrong = f"{len(wrong):,} of {len(cells):,} rows are not, as {settings.bbox_format}"
         expected = "boxes inside their images"
         raise DataError(Finding(place="dataset.bbox_format", expected=expected, found=found_wrong, fix=fix))
@@ -171,19 +172,49 @@ def find_wrong(boxes: NDArray, kind: BoxFormat, size: Size) -> tuple[str, str] |
     return None
 
 
-def _guess_format(cells: Sequence[Any], sizes: Sequence[Size | None], kind: BoxFormat, wrong: int) -> str:
-    """The fix, where the values speak for another format: hardly a row is wrong under it, most are here."""
+def _advise(cells: Sequence[Any], sizes: Sequence[Size | None], kind: BoxFormat, wrong: int) -> tuple[str, bool]:
+    """The fix where boxes are hardly in that format (empty: the rows are bad ones), and whether that is sure."""
     counts, number = count_fitting(cells, sizes)
-    best = max(BOX_FORMATS, key=lambda name: counts[name])
-    if best == kind or number - counts[best] > 0.1 * wrong:
-        return ""
-    held = f"{counts[best]:,} of {number:,} rows fit it, {counts[kind]:,} fit {kind}"
-    return f"set dataset.bbox_format: {best} ({held})"
+    best, fits = max(BOX_FORMATS, key=lambda name: counts[name]), f"{counts[kind]:,} of {number:,} rows fit {kind}"
+    if best != kind and number - counts[best] <= 0.1 * wrong:
+        held = f"{counts[best]:,} of {number:,} rows fit it, {counts[kind]:,} fit {kind}"
+        return f"set dataset.bbox_format: {best} ({held})", True
+    if number - counts[kind] < MISREAD or counts[kind] >= USUAL_SHARE * number:
+        return "", False
+    if forms := find_forms(cells, sizes):
+        return f"{say_forms(forms)} ({fits})", True
+    known = ", ".join(BOX_FORMATS)
+    fix = f"check that the boxes are in this format ({fits}; known: {known}); mend or remove rows only if they are"
+    return fix, counts[kind] < LEAST_SHARE * number
+
+
+def find_forms(cells: Sequence[Any], sizes: Sequence[Size | None]) -> list[BoxForm]:
+    """The forms that none of BOX_FORMATS reads and that the boxes of every row fit."""
+    filled = _filled(cells, sizes)
+    return [form for form in UNREAD_FORMS if filled and all(_fits(cell, form, size) for cell, size in filled)]
+
+
+def say_forms(forms: Sequence[BoxForm]) -> str:
+    """How to turn boxes of these forms into one that is read."""
+    return "; or ".join(f"all boxes fit as {form.words}: {form.fix}, for bbox_format: {form.kind}" for form in forms)
+
+
+def _fits(cell: Any, form: BoxForm, size: Size) -> bool:
+    if isinstance(read_cell(cell, form.kind, None), tuple):
+        return False
+    boxes = form.turn(np.array(find_boxes(cell), dtype=np.float64).reshape(-1, 4))
+    return find_wrong(boxes, form.kind, size) is None
+
+
+def _filled(cells: Sequence[Any], sizes: Sequence[Size | None]) -> list[tuple[Any, Size]]:
+    """Rows with boxes and an image that can be read; those whose boxes are no four numbers only where all are so."""
+    filled = [(cell, size) for cell, size in zip(cells, sizes, strict=True) if size and cell and find_boxes(cell) != []]
+    return [row for row in filled if not isinstance(read_cell(row[0], "xyxy", None), tuple)] or filled
 
 
 def count_fitting(cells: Sequence[Any], sizes: Sequence[Size | None]) -> tuple[dict[BoxFormat, int], int]:
     """Format -> rows whose boxes can be used in it; and how many rows have boxes and an image that can be read."""
-    filled = [(cell, size) for cell, size in zip(cells, sizes, strict=True) if size and cell and find_boxes(cell) != []]
+    filled = _filled(cells, sizes)
     counts = {
         kind: sum(not isinstance(read_cell(cell, kind, size), tuple) for cell, size in filled) for kind in BOX_FORMATS
     }

@@ -23,16 +23,17 @@ BEGINNING = re.compile(rb'"(images|annotations|categories)"\s*:\s*\[\s*[{\]]')
 def find_coco(path: Path) -> dict[str, list[Path]]:
     """Split -> COCO's files at a path: the file itself, those in `annotations`, or one in the folder of each split.
 
-    Of files beside each other those called instances_... alone: captions and keypoints say other things of the images.
+    Of files of one split beside each other those called instances_... alone: captions and keypoints say other things.
     """
     if path.is_file():
         return {"train": [path]} if is_coco(path) else {}
     found: dict[str, list[Path]] = {}
     for pattern in ("*.json", "*/_annotations.coco.json", "annotations/*.json"):
         files = [file for file in sorted(path.glob(pattern)) if is_coco(file)]
-        instances = [file for file in files if file.name.startswith("instances_")]
-        for file in instances or files:
-            found.setdefault(_split_of(file), []).append(file)
+        instances = {_split_of(file) for file in files if file.name.startswith("instances_")}
+        for file in files:
+            if file.name.startswith("instances_") or _split_of(file) not in instances:
+                found.setdefault(_split_of(file), []).append(file)
     return found
 
 

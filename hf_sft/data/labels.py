@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -237,7 +238,7 @@ def _ordered(found: set[str], train: LabelColumn, settings: DataSet) -> list[str
         others = _natural(found - set(ordered))
         if settings.labels and others:
             expected = "labels that dataset.labels names: " + first_few(settings.labels, 8)
-            fix = "name every label in dataset.labels, or none"
+            fix = _map_padded(others, settings.labels) or "name every label in dataset.labels, or none"
             raise DataError(Finding(place="dataset.labels", expected=expected, found=first_few(others, 8), fix=fix))
         return ordered + others
     if mapping and not _are_integers(found):
@@ -245,6 +246,20 @@ def _ordered(found: set[str], train: LabelColumn, settings: DataSet) -> list[str
         targets = dict.fromkeys(mapping.get(source, source) for source in sources)
         return [name for name in targets if name in found]
     return _natural(found)
+
+
+def _map_padded(found: Sequence[str], names: Sequence[str]) -> str:
+    """The fix where all labels are numbers padded with zeros, which are names and no ids; empty where they are not."""
+    numbers = [int(name) for name in found if name.isdecimal()]
+    padded = any(len(name) > 1 and name.startswith("0") for name in found)
+    if not padded or not len(set(numbers)) == len(numbers) == len(found) <= len(names):
+        return ""
+    places = range(len(names)) if len(found) == len(names) else numbers  # in order, where there is a name for each
+    if max(places) >= len(names):
+        return ""
+    quoted = [json.dumps(names[place], ensure_ascii=False) for place in places]
+    pairs = [f"{json.dumps(label)}: {name}" for label, name in zip(found, quoted, strict=True)]
+    return f"instead of dataset.labels set dataset.label_map: {{{first_few(pairs, 20)}}}"
 
 
 def _natural(names: set[str]) -> list[str]:

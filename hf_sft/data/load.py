@@ -168,7 +168,7 @@ def _refuse_null_rows(paths: list[Path], field: str) -> None:
 
 def _for_csv(options: dict[str, Any], files: list[Path]) -> dict[str, Any]:
     """The options, with those that keep cells as they are written where they say nothing."""
-    return {**CSV_CELLS, **keep_padded([file for file in files if file.is_file()], options), **options}
+    return {**CSV_CELLS, **keep_padded(files, options), **options}
 
 
 def _files_in(folder: Path) -> list[Path]:

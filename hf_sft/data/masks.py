@@ -7,6 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,8 @@ from hf_sft.recipe import DataSet, ProblemName, Recipe
 
 MODES = ("L", "P", "1", "I", "I;16")  # whose pixels are ids
 COLOURED = ("RGB", "RGBA", "LA")
+WITH_COLOURS = "with colours"
+MISREAD = 3  # masks; fewer with colours are taken for bad ones
 COLOURS, JPEG = "holds colours, not ids", "is a JPEG, which does not keep ids"
 NAMELESS = "holds ids that have no name"
 FIXES = {
@@ -32,6 +35,7 @@ FIXES = {
     COLOURS: "give each colour an id and save masks as grey PNG files; docs/recipe.md, under Masks, has the lines",
     JPEG: "save masks as PNG files: what JPEG keeps of ids are other ids",
 }
+GREY = "grey as a colour: other masks of this split hold colours"
 USUAL_IGNORED = 255  # what most data sets give pixels without a class
 MOST_IDS = 1 << 16
 
@@ -45,13 +49,20 @@ def read_ids(mask: pil.Image) -> NDArray:
         return np.asarray(mask).astype(np.int32)
     if mask.mode not in COLOURED:
         raise ValueError(f"mode {mask.mode}")
-    pixels = np.asarray(mask.convert("RGB")).astype(np.int32)
-    if (pixels == pixels[..., :1]).all():
-        return pixels[..., 0]
-    colours = np.unique(pixels.reshape(-1, 3), axis=0)
-    shown = ", ".join(str(tuple(colour.tolist())) for colour in colours[:3])
-    many = f"{len(colours):,} colours, as" if len(colours) > 1 else "the colour"
-    raise ValueError(f"mode {mask.mode} with {many} {shown}")
+    red, green, blue = np.moveaxis(np.asarray(mask.convert("RGB")), -1, 0)
+    if (red == green).all() and (red == blue).all():
+        return red.astype(np.int32)
+    raise ValueError(f"mode {mask.mode} {WITH_COLOURS}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Look:
+    """counts: pixels per id; kind: what is wrong with the mask; grey: whether it could hold colours and does not."""
+
+    counts: dict[int, int] | None = None
+    kind: str = ""
+    detail: str = ""
+    grey: bool = False
 
 
 def read_masks(rows: Dataset, settings: DataSet) -> LabelColumn | None:
@@ -63,66 +74,84 @@ def read_masks(rows: Dataset, settings: DataSet) -> LabelColumn | None:
     if column not in rows.column_names:
         return None
     encoded = rows.select_columns([column]).cast_column(column, Image(decode=False))
-    found: list[dict[int, int] | None] = []
-    faults = []
+    looks: list[_Look] = []
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for start in range(0, len(encoded), CHUNK):
-            values = encoded[start : start + CHUNK][column]
-            for counts, kind, detail in pool.map(lambda value: _look(value, settings), values):
-                if kind:
-                    expected = "a mask whose pixels are ids of classes"
-                    fault = Fault(
-                        position=len(found),
-                        role="mask",
-                        column=column,
-                        kind=kind,
-                        detail=detail,
-                        expected=expected,
-                        fix=FIXES.get(kind, ""),
-                    )
-                    faults.append(fault)
-                found.append(counts)
-    return LabelColumn(values=found, faults=tuple(faults))
+            looks += pool.map(lambda value: _look(value, settings), encoded[start : start + CHUNK][column])
+    first = next((place for place, look in enumerate(looks) if look.detail.endswith(WITH_COLOURS)), None)
+    if first is not None:
+        looks = [_Look(kind=COLOURS, detail=GREY) if look.grey else look for look in looks]
+        looks[first] = replace(looks[first], detail=_name_colours(encoded[first][column]))
+        number = sum(look.kind == COLOURS for look in looks)
+        if settings.on_bad_row == "skip" and number >= MISREAD:  # they are no bad rows, all are written in colours
+            found = f"{number:,} of {len(looks):,} masks hold colours: {looks[first].detail}"
+            expected = "masks whose pixels are ids of classes"
+            place = "dataset.columns.mask"
+            raise DataError(Finding(place=place, expected=expected, found=found, fix=FIXES[COLOURS]))
+    faults = [
+        Fault(
+            position=position,
+            role="mask",
+            column=column,
+            kind=look.kind,
+            detail=look.detail,
+            expected="a mask whose pixels are ids of classes",
+            fix=FIXES.get(look.kind, ""),
+        )
+        for position, look in enumerate(looks)
+        if look.kind
+    ]
+    return LabelColumn(values=[look.counts for look in looks], faults=tuple(faults))
 
 
-def _look(value: Mapping[str, Any] | None, settings: DataSet) -> tuple[dict[int, int] | None, str, str]:
-    """(pixels per id, what is wrong with the mask, details); no mask at all is none, and nothing wrong with it."""
+def _name_colours(value: Mapping[str, Any]) -> str:
+    """The name of a mask and some of its colours. Of one mask alone, as it takes long."""
+    with pil.open(io.BytesIO(_content(value))) as image:
+        mode, pixels = image.mode, np.asarray(image.convert("RGB")).astype(np.int32)
+    packed = np.unique(pixels[..., 0] << 16 | pixels[..., 1] << 8 | pixels[..., 2]).tolist()
+    shown = ", ".join(str((colour >> 16, colour >> 8 & 255, colour & 255)) for colour in packed[:3])
+    many = f"{len(packed):,} colours, as" if len(packed) > 1 else "the colour"
+    return f"{os.path.basename(value['path'] or '')}: mode {mode} with {many} {shown}".removeprefix(": ")
+
+
+def _content(value: Mapping[str, Any]) -> bytes:
+    return value["bytes"] if value["bytes"] is not None else read_bytes(value["path"])
+
+
+def _look(value: Mapping[str, Any] | None, settings: DataSet) -> _Look:
+    """What a mask holds; no mask at all is none, and nothing wrong with it."""
     if value is None or (value["bytes"] is None and not value["path"]):
-        return None, "", ""
+        return _Look()
     name = os.path.basename(value["path"] or "")
     try:
-        content = value["bytes"] if value["bytes"] is not None else read_bytes(value["path"])
-        with pil.open(io.BytesIO(content)) as image:
+        with pil.open(io.BytesIO(_content(value))) as image:
             if image.format == "JPEG":
-                return None, JPEG, name
-            ids = read_ids(_upright(image))
+                return _Look(kind=JPEG, detail=name)
+            ids, grey = read_ids(_upright(image)), image.mode in ("RGB", "RGBA")
     except FileNotFoundError:
-        return None, "names a file that does not exist", str(value["path"])
+        return _Look(kind="names a file that does not exist", detail=str(value["path"]))
     except ValueError as error:
         if str(error).startswith("mode "):
-            return None, COLOURS, f"{name}: {error}".removeprefix(": ")
-        return None, "does not decode as an image", name
+            return _Look(kind=COLOURS, detail=f"{name}: {error}".removeprefix(": "))
+        return _Look(kind="does not decode as an image", detail=name)
     except UNREADABLE:
-        return None, "does not decode as an image", name
+        return _Look(kind="does not decode as an image", detail=name)
     if ids.min() < 0 or ids.max() >= MOST_IDS:
-        return None, f"holds ids that are not between 0 and {MOST_IDS - 1}", name
+        return _Look(kind=f"holds ids that are not between 0 and {MOST_IDS - 1}", detail=name, grey=grey)
     counts = np.bincount(ids.ravel())
     counted = {int(number): int(counts[number]) for number in np.flatnonzero(counts)}
     classes = [number for number in counted if number != settings.ignore_label]
     if not classes:
-        return None, "holds no pixel that counts", f"{name}: all are dataset.ignore_label".removeprefix(": ")
+        detail = f"{name}: all are dataset.ignore_label".removeprefix(": ")
+        return _Look(kind="holds no pixel that counts", detail=detail, grey=grey)
     named, mapped = settings.labels, _mapped_ids(settings)
     if named and (wrong := [number for number in classes if number >= len(named) and number not in mapped]):
         held = f"{name} holds {', '.join(map(str, wrong[:5]))}".strip()
         advice = f"; dataset.ignore_label: {wrong[-1]} leaves it out" if len(wrong) == 1 else ""
         if len(named) == 2 and wrong == [USUAL_IGNORED]:
             advice += f", dataset.label_map: {{{USUAL_IGNORED}: {named[1]}}} names it"
-        return (
-            None,
-            NAMELESS,
-            f"{held}; names are known of 0 to {len(named) - 1}{advice}",
-        )
-    return counted, "", ""
+        return _Look(kind=NAMELESS, detail=f"{held}; names are known of 0 to {len(named) - 1}{advice}", grey=grey)
+    return _Look(counts=counted, grey=grey)
 
 
 def _upright(image: pil.Image) -> pil.Image:

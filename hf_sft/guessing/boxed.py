@@ -9,7 +9,17 @@ from typing import Any
 
 from datasets import Dataset, Image, List
 
-from hf_sft.data.boxes import BOX_KEYS, box_keys, count_fitting, find_boxes, unnest
+from hf_sft.data.boxes import (
+    BOX_KEYS,
+    LEAST_SHARE,
+    USUAL_SHARE,
+    box_keys,
+    count_fitting,
+    find_boxes,
+    find_forms,
+    say_forms,
+    unnest,
+)
 from hf_sft.data.image_sizes import read_sizes
 from hf_sft.errors import DataError, Finding
 from hf_sft.guessing.profile import Column, sample
@@ -101,13 +111,20 @@ def _guess_format(rows: Dataset, image: str, objects: str, folder: Path, data: s
     if not number:
         doubt = f"bbox_format: no row has both boxes and an image that opens; {best} is the usual one"
         return best, IN_WORDS[best], [doubt]
-    if not counts[best]:
+    forms = find_forms(cells, sizes) if counts[best] < number else []
+    if counts[best] < LEAST_SHARE * number:
         held = "; ".join(f"{name}: {IN_WORDS[name]}" for name in BOX_FORMATS)
-        found = f"none of {number:,} rows fits one" + _example(cells, sizes)
-        fix = f"write the boxes of column {objects!r} in one of them"
+        few = f"{counts[best]:,} of {number:,} rows fit {best}, fewer any other" if counts[best] else ""
+        found = (few or f"none of {number:,} rows fits one") + _example(cells, sizes)
+        fix = f"write the boxes of column {objects!r} in one of them" + (f"; {say_forms(forms)}" if forms else "")
         raise DataError(Finding(place=data, expected=f"boxes in a format known here ({held})", found=found, fix=fix))
     fits = f"{counts[best]:,} of {number:,} images fit it"
     why = f"{IN_WORDS[best]}; {fits}, " + ", ".join(f"{counts[name]:,} {name}" for name in others)
+    few = f"bbox_format: only {counts[best]:,} of {number:,} images fit {best}, the likeliest"
+    if forms:
+        return best, why, [f"{few}; {say_forms(forms)}"]
+    if counts[best] < USUAL_SHARE * number:
+        return best, why, [f"{few}; hf-sft check draws rows: boxes in none of the known formats must be rewritten"]
     rivals = [name for name in others if counts[name] >= AS_WELL * counts[best]]
     if not rivals:
         return best, why, []

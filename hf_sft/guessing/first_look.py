@@ -85,7 +85,7 @@ def look(data: str, folder: Path, *, task: TaskName | None = None, name: str | N
     notes = [f"{role} has no labels: it is predicted, not evaluated" for role in splits if role not in columns]
     doubts += [
         f"bad rows: {len(column.faults):,} of {role}, whose column {column.faults[0].column!r} "
-        f"{column.faults[0].kind}; a run refuses them (dataset.on_bad_row: skip)"
+        f"{column.faults[0].kind}; a run refuses them ({column.faults[0].fix or 'dataset.on_bad_row: skip'})"
         for role, column in columns.items()
         if column.faults
     ]

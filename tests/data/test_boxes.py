@@ -129,6 +129,16 @@ def test_a_wrong_format_is_an_error_even_where_bad_rows_are_skipped() -> None:
         loaded(rows, on_bad_row="skip")
 
 
+@pytest.mark.parametrize("policy", ["error", "skip"])
+def test_boxes_of_a_form_that_no_format_reads_are_turned_not_skipped(policy: str) -> None:
+    """Left, top, width, height as shares: most boxes far from the borders would pass as centres."""
+    rows = rows_of(*[[[0.4, 0.4, 0.3, 0.2]]] * 12, *[[[0.01, 0.02, 0.3, 0.3]]] * 3)
+    with pytest.raises(DataError, match="12 of 15 rows fit cxcywh_normalised") as error:
+        loaded(rows, bbox_format="cxcywh_normalised", on_bad_row=policy)
+    said = str(error.value)
+    assert "add half of width and height to left and top" in said and "on_bad_row" not in said
+
+
 def test_labels_and_boxes_of_one_row_must_be_as_many() -> None:
     rows = Dataset.from_list(
         [{"image": pil.new("RGB", SIZE), "objects": {"bbox": WRITTEN["xywh"], "category": ["cat"]}}] * 2,
@@ -247,6 +257,12 @@ def test_of_files_beside_each_other_the_instances_are_read(tmp_path: Path) -> No
     for name in ("captions", "person_keypoints"):
         save_coco(tmp_path, pictures="train2017", file=f"annotations/{name}_train2017.json")
     assert find_coco(tmp_path) == {"train": [tmp_path / "annotations" / "instances_train2017.json"]}
+
+
+def test_a_split_without_instances_files_is_read_from_the_others(tmp_path: Path) -> None:
+    train = save_coco(tmp_path, file="instances_train.json")
+    validation = save_coco(tmp_path, file="val.json")
+    assert find_coco(tmp_path) == {"train": [train], "validation": [validation]}
 
 
 @pytest.mark.parametrize(

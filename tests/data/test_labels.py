@@ -485,3 +485,12 @@ def test_labels_are_decided_from_columns_alone() -> None:
     columns: Mapping[str, LabelColumn] = {"train": LabelColumn(values=["b", "a"])}
     labels, _ = decide_labels(columns, DataSet(path="memory", labels=["b", "a"]))
     assert labels == Labels(problem="single_label", names=("b", "a"))
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_padded_numbers_with_names_for_ids_are_to_be_mapped(first: int) -> None:
+    low, high = f"0{first}", f"0{first + 1}"
+    said = refuse([high, low], labels=["neg", "pos"])
+    assert f'instead of dataset.labels set dataset.label_map: {{"{low}": "neg", "{high}": "pos"}}' in said
+    assert names_of([high, low], label_map={low: "neg", high: "pos"}) == ("neg", "pos")
+    assert "label_map" not in refuse(["a", "b"], labels=["neg", "pos"])

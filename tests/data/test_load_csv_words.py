@@ -58,3 +58,32 @@ def test_options_of_the_user_are_left_as_they_are(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("text,label\ngood,00\nbad,01\n")
     assert keep_padded([tmp_path / "a.csv"], {"skiprows": 0}) == {}
     assert list(keep_padded([tmp_path / "a.csv"], {})["converters"]) == ["label"]
+
+
+LONG = "x" * 140_000
+
+
+@pytest.mark.parametrize(
+    "rows, options",
+    [
+        ("text,label\ngood, 00\nbad, 01\n", {}),
+        ("\n  \ntext,label\ngood,00\nbad,01\n", {}),
+        (f"text,label\n{LONG},00\nbad,01\n", {}),
+        ('text,label\n"good,00\nbad,01\n', {"quoting": 3}),
+        ("text,label\n'a,b',00\nbad,01\n", {"quotechar": "'"}),
+        ("text,label\n" + "good,10\n" * 90_000 + "good,00\nbad,01\n", {}),
+    ],
+    ids=["space", "blank line", "long cell", "no quotes", "other quotes", "late"],
+)
+def test_padded_numbers_are_found_in_files_of_every_kind(rows: str, options: Any, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(rows)
+    found = load(UNCUT | {"path": "a.csv", "options": options}, folder=tmp_path)
+    assert {"00", "01"} <= set(found.labels.names)
+
+
+def test_padded_numbers_are_found_in_files_named_by_a_pattern(tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / "d" / f"{name}.csv").write_text("text,label\ngood,00\nbad,01\n")
+    found = load(UNCUT | {"path": "csv", "data_files": {"train": "d/*.csv"}}, folder=tmp_path)
+    assert found.labels.names == ("00", "01")

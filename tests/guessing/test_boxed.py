@@ -117,3 +117,43 @@ def test_rows_without_boxes_or_images_leave_the_usual_format_in_doubt() -> None:
     )
     found = guess(rows)
     assert found.settings == {"bbox_format": "xywh"} and "no row has both" in found.doubts[0]
+
+
+def shares(number: int, *, seed: int) -> np.ndarray:
+    """Corners of small boxes, in pixels."""
+    generator = np.random.default_rng(seed)
+    low = generator.uniform(0, 0.85, (number, 2))
+    return np.concatenate([low, low + generator.uniform(0.05, 0.15, (number, 2))], 1)
+
+
+@pytest.mark.parametrize(
+    "form", ["left, top, width, height as", "left, top, right, bottom as", "centre, width, height in", "top, left"]
+)
+def test_a_form_that_no_format_reads_is_named_with_the_way_out(form: str) -> None:
+    cells = []
+    for row in range(60):
+        low, high = np.hsplit(shares(2, seed=row), 2)
+        scale = np.array(SIZE)
+        boxes = {
+            "left, top, w": [low, high - low],
+            "left, top, r": [low, high],
+            "centre, widt": [(low + high) / 2 * scale, (high - low) * scale],
+            "top, left": [(low * scale)[:, ::-1], (high * scale)[:, ::-1]],
+        }[form[:12]]
+        cells.append({"bbox": np.concatenate(boxes, 1).tolist(), "category": ["a", "b"]})
+    try:
+        said = " ".join(guess(rows_of(cells)).doubts)
+    except DataError as error:
+        said = str(error)
+    assert f"all boxes fit as {form}" in said, said
+
+
+def test_a_format_that_some_images_do_not_fit_is_in_doubt_and_one_that_most_do_not_is_refused() -> None:
+    def cells(bad: int) -> list[Any]:
+        boxes = [[[-9.0, 3, 200, 20]] if row < bad else written("xyxy", 4, seed=row) for row in range(20)]
+        return [{"bbox": row, "category": ["a"] * len(row)} for row in boxes]
+
+    (doubt,) = guess(rows_of(cells(2))).doubts
+    assert "only 18 of 20 images fit xyxy" in doubt
+    with pytest.raises(DataError, match="8 of 20 rows fit xyxy, fewer any other"):
+        guess(rows_of(cells(12)))

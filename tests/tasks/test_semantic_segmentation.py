@@ -33,6 +33,7 @@ from hf_sft.commands.evaluate import evaluate
 from hf_sft.commands.evaluated_rows import rows_to_evaluate
 from hf_sft.commands.init import write_recipe
 from hf_sft.commands.predict import predict
+from hf_sft.data import masks
 from hf_sft.data.augment import IGNORED
 from hf_sft.data.labels import Labels
 from hf_sft.errors import DataError, HfSftError
@@ -109,6 +110,28 @@ def test_masks_that_cannot_be_used_are_named_by_row_and_skipped_when_asked(model
     _, found = loaded(bad, models, on_bad_row="skip", **names)
     assert found.splits["train"].split.row_ids.tolist() == [0]
     assert len(found.bad_rows) == 3
+
+
+def test_grey_masks_beside_coloured_ones_are_coloured_and_none_is_skipped(models: Path) -> None:
+    def coloured(*colours: Any) -> Any:
+        return pil.fromarray(np.array(colours, np.uint8).repeat(8, 0)[:, None].repeat(8, 1))
+
+    grey, street = coloured((70, 70, 70), (0, 0, 0)), coloured((70, 70, 70), (128, 64, 128))
+    assert "grey as a colour" in refused(rows_of(grey, grey, street), models)
+    said = refused(rows_of(grey, grey, street, grey), models, on_bad_row="skip")
+    assert "4 of 4 masks hold colours: mode RGB with 2 colours, as (70, 70, 70), (128, 64, 128)" in said
+    assert "skip" not in said
+    _, found = loaded(rows_of(grey, grey, halves(0, 70)), models)
+    assert found.labels.names[-1] == "70" and len(found.splits["train"].entries) == 3
+
+
+def test_colours_are_counted_in_one_mask_alone(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    counted: list[Any] = []
+    name = masks._name_colours
+    monkeypatch.setattr(masks, "_name_colours", lambda value: counted.append(value) or name(value))
+    said = refused(rows_of(halves(0, 1), *[pil.new("RGB", (8, 8), "red")] * 4), models)
+    assert "4 rows of train: 1, 2" in said and "with the colour (255, 0, 0)" in said
+    assert len(counted) == 1
 
 
 def test_masks_that_a_camera_s_format_blurs_are_refused(models: Path, tmp_path: Path) -> None:
