@@ -31,8 +31,8 @@ def show_cartography(run: FinishedRun, predictions: Mapping[str, Predictions]) -
         notes.append(f"{found.epochs} epochs tell little of a single row: look at the ends of the lists, not at ranks")
     if about["mixed"]:
         notes.append(
-            "images were mixed (mixup, cutmix): a row counts in the epochs in which it made up half of the image or "
-            "more, and what the model answered there is of the mixed image"
+            "images were mixed (mixup, cutmix): a row counts in the epochs in which half or more of the mixed label is "
+            "its own class, be it by an image of the same class; what the model answered there is of the mixed image"
         )
     if run.trouble or "train" not in run.splits:
         notes.append("the rows of train cannot be read again; they are named by their ids")

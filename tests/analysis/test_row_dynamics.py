@@ -15,7 +15,7 @@ from tiny_runs import make_data, make_recipe
 from hf_sft import RunRecord, fine_tune, inspect
 from hf_sft.analysis.cartography import _by_label, _draw_learning, always_another, show_cartography
 from hf_sft.analysis.finished import FinishedRun
-from hf_sft.analysis.gradients import clipping, shares_of, show_gradients
+from hf_sft.analysis.gradients import clipping, infinite, shares_of, show_gradients
 from hf_sft.analysis.row_dynamics import Dynamics
 from hf_sft.analysis.section import Absent, Table
 
@@ -99,6 +99,12 @@ def test_clipping_is_told_where_it_changed_anything() -> None:
     (words,) = clipping(np.array([0.5, 2.0, 8.0, 4.0]), 1.0)
     assert "3 of 4 logged steps down, typically by 4" in words
     assert clipping(np.array([0.5, 0.9]), 1.0) == clipping(np.array([5.0]), 0.0) == []
+
+
+def test_only_float16_skips_steps_without_a_finite_norm() -> None:
+    assert "float16 overflowed, and the optimizer left them out" in infinite(2, "fp16")
+    for precision in ("fp32", "bf16"):
+        assert "float16" not in infinite(2, precision) and "at 2 logged steps" in infinite(2, precision)
 
 
 @pytest.fixture(scope="module")
