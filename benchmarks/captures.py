@@ -107,7 +107,8 @@ def entities_as_svg(rows: Sequence[dict[str, list[str]]]) -> str:
     """Words with a ground behind predicted entities and their type after it; underlined where the reference differs."""
     kinds = sorted({kind for row in rows for kind in types_of([*row["prediction"], *row["reference"]])})
     grounds = {kind: GROUNDS[place % len(GROUNDS)] for place, kind in enumerate(kinds)}
-    drawn, width, line = [], 0.0, 2 * CELL[1]
+    drawn: list[str] = []
+    width, line = 0.0, 2 * CELL[1]
     for number, row in enumerate(rows):
         shapes, end = zip(*_shapes(row, grounds, 28 + CELL[1] * 0.4 + line * number), strict=True)
         drawn += shapes
