@@ -8,6 +8,7 @@ from pathlib import PureWindowsPath
 from hf_sft import summary
 from hf_sft.markdown import without_folders
 from hf_sft.record import RunRecord
+from hf_sft.task_words import WORDS
 from hf_sft.usage import holds_adapters_alone
 
 READERS = frozenset({"arrow", "audiofolder", "csv", "imagefolder", "json", "pandas", "parquet", "text", "webdataset"})
@@ -76,7 +77,7 @@ def license_of(record: RunRecord) -> dict[str, str]:
 
 def languages(record: RunRecord) -> list[str]:
     """Of a model of texts: those of the data set, else the only one of the pretrained model."""
-    if record.recipe["task"].startswith("image"):
+    if WORDS[record.recipe["task"]].of_images:
         return []
     of_data, of_model = ((record.origins.get(part) or {}).get("language") or [] for part in ("dataset", "model"))
     return list(of_data or (of_model if len(of_model) == 1 else []))

@@ -18,6 +18,11 @@ class TaskWords:
     options: Mapping[str, object] = field(default_factory=dict)
     verb: str = "classify"
 
+    @property
+    def of_images(self) -> bool:
+        """Whether the model is given images: its processor is one of images, and it knows no language."""
+        return self.thing == "an image"
+
     def call(self) -> str:
         """The options as arguments of a call, each after a comma."""
         return "".join(

@@ -25,7 +25,7 @@ def holds_adapters_alone(record: RunRecord) -> bool:
 def loading_lines(record: RunRecord, folder: str) -> list[str]:
     """Imports, an empty line, and what makes the pipeline, under the task's verb. folder: as a Python literal."""
     task = record.recipe["task"]
-    name, image = json.dumps(task), task.startswith("image")
+    name, image = json.dumps(task), WORDS[task].of_images
     options, verb = WORDS[task].call(), WORDS[task].verb
     if not holds_adapters_alone(record):
         return ["from transformers import pipeline", "", f"{verb} = pipeline({name}, model={folder}{options})"]

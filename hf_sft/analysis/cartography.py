@@ -31,17 +31,17 @@ def show_cartography(run: FinishedRun, predictions: Mapping[str, Predictions]) -
         notes.append(f"{found.epochs} epochs tell little of a single row: look at the ends of the lists, not at ranks")
     if about["mixed"]:
         notes.append(
-            "images were mixed (mixup, cutmix): a row counts in the epochs in which it made up half of the image or "
-            "more, and what the model answered there is of the mixed image"
+            "images were mixed (mixup, cutmix): a row counts in the epochs in which half or more of the mixed label is "
+            "its own class, be it by an image of the same class; what the model answered there is of the mixed image"
         )
     if run.trouble or "train" not in run.splits:
         notes.append("the rows of train cannot be read again; they are named by their ids")
-    first, never = found.learned_at == 1, found.learned_at == 0
+    never = found.learned_at == 0
     stubborn = always_another(found)
     figures: dict[str, float | int | str | None] = {
         "rows": len(found),
         "epochs": found.epochs,
-        "right_from_the_first_epoch_on": int(first.sum()),
+        "right_from_the_first_epoch_on": int(found.always_right.sum()),
         "wrong_at_the_end": int(never.sum()),
         "forgotten_at_least_once": int((found.forgotten > 0).sum()),
         "always_given_the_same_other_label": len(stubborn),
@@ -131,10 +131,7 @@ def _draw_learning(found: Dynamics) -> Figure:
     never = int((found.learned_at == 0).sum())
     seen = ~np.isnan(found.correct)
     right = np.nansum(found.correct, axis=0) / np.maximum(seen.sum(axis=0), 1)
-    events = [
-        int(((found.correct[:, epoch - 1] == 1) & (found.correct[:, epoch] == 0)).sum())
-        for epoch in range(1, found.epochs)
-    ]
+    events = found.forgotten_in.sum(axis=0)[1:]
     with drawn(8.4, 3.2) as canvas:
         left, middle = canvas.panels(1, 2)
         names = [*(str(epoch) for epoch in epochs), "wrong\nat the end"]
@@ -151,7 +148,7 @@ def _draw_learning(found: Dynamics) -> Figure:
         beside = middle.twinx()
         beside.bar(epochs[1:], events, color=GREY, alpha=0.35, width=0.5)
         beside.set_ylabel("rows forgotten since the epoch before", color=GREY)
-        beside.set_ylim(0, max(1, *events) * 1.6 if events else 1)
+        beside.set_ylim(0, max(1, *events) * 1.6)
     caption = "When rows were learned for good, how many were right in each epoch, and how many were forgotten again."
     return canvas.figure("learning", caption)
 
@@ -167,7 +164,7 @@ def _by_label(found: Dynamics) -> Table:
                 label,
                 int(own.sum()),
                 confidence[label],
-                float((found.learned_at[own] == 1).mean()),
+                float(found.always_right[own].mean()),
                 float((found.learned_at[own] == 0).mean()),
                 float((found.forgotten[own] > 0).mean()),
             ]

@@ -37,7 +37,7 @@ def show_gradients(run: FinishedRun, predictions: Mapping[str, Predictions]) -> 
     if joined:
         notes.append(f"first seen with a gradient: {', '.join(joined)}")
     if not whole.all():
-        notes.append(f"at {int((~whole).sum())} logged steps float16 overflowed, and the optimizer left them out")
+        notes.append(infinite(int((~whole).sum()), run.record.environment["precision"]))
     figures: dict[str, float | int | str | None] = {"logged_steps": len(steps), "blocks": len(norms)}
     layers = [name for name in told if name.startswith("block.")]
     if len(layers) > 1:
@@ -67,6 +67,13 @@ def show_gradients(run: FinishedRun, predictions: Mapping[str, Predictions]) -> 
         key_figures=figures,
         notes=tuple(notes),
     )
+
+
+def infinite(count: int, precision: str) -> str:
+    """Of logged steps with gradients of no finite norm, in words: with float16 alone are they expected, and skipped."""
+    if precision == "fp16":
+        return f"at {count} logged steps float16 overflowed, and the optimizer left them out"
+    return f"at {count} logged steps the norm was not finite; training took them, this section leaves them out"
 
 
 def _median(values: NDArray) -> float:

@@ -53,15 +53,20 @@ class Dynamics:
         return _mean(self.correct, self.seen)
 
     @cached_property
-    def forgotten(self) -> NDArray:
-        """int [N]: how often it was right in one epoch and wrong in the next (Toneva et al. 2019)."""
-        events = np.zeros(len(self), dtype=np.int64)
+    def forgotten_in(self) -> NDArray:
+        """bool [N, E]: wrong in this epoch, and right when it was last seen before (Toneva et al. 2019)."""
+        events = np.zeros(self.correct.shape, dtype=bool)
         before = np.zeros(len(self))
         for epoch in range(self.epochs):
             now = self.correct[:, epoch]
-            events += (before == 1) & (now == 0)
+            events[:, epoch] = (before == 1) & (now == 0)
             before = np.where(np.isnan(now), before, now)
         return events
+
+    @cached_property
+    def forgotten(self) -> NDArray:
+        """int [N]: how often it was right in one epoch and wrong in the next in which it was seen."""
+        return self.forgotten_in.sum(axis=1)
 
     @cached_property
     def learned_at(self) -> NDArray:
@@ -71,6 +76,11 @@ class Dynamics:
             now = self.correct[:, epoch]
             since = np.where(now == 0, 0, np.where((now == 1) & (since == 0), epoch + 1, since))
         return since
+
+    @cached_property
+    def always_right(self) -> NDArray:
+        """bool [N]: from the first epoch in which it was seen, which need not be the first of training."""
+        return ~(self.correct == 0).any(axis=1) & (self.seen > 0)
 
     @cached_property
     def ever_right(self) -> NDArray:

@@ -72,9 +72,9 @@ class RowCourse:
         self.wrong: dict[int, torch.Tensor] = {}
 
     def see(self, epoch: int, rows: torch.Tensor, outputs: Any, batch: Mapping[str, Any]) -> None:
-        """What a batch of training gave. Fillers do not count; of mixed images those that are for the most part the
+        """What a batch of training gave. Fillers do not count; of mixed images those do whose label is by half or more
 
-        row's own class do.
+        the row's own class, whichever of the two images brought it.
         """
         values, wrong = self._of(epoch)
         rows, weight, labels = (entry.to(self.device) for entry in (rows, batch["weight"], batch["labels"]))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,20 +18,23 @@ from transformers.trainer_callback import TrainerControl, TrainerState
 from hf_sft.console import say
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-ECHO = 1.0  # seconds: SLURM signals a rank itself and its launcher, which hands the signal on
+ECHO = 1.0  # seconds: a terminal or SLURM signals a rank itself and its launcher, which hands the signal on
+TWICE = 0.05  # seconds: coreutils' timeout signals a process and then its group; nobody presses a key that fast
+LAUNCHERS = ("WORLD_SIZE", "TORCHELASTIC_RUN_ID", "SLURM_JOB_ID", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
 
 
 class StopOnRequest(TrainerCallback):
     """Saves at the first step after SIGINT, SIGTERM or `max_hours` since `started` (perf_counter), then leaves.
 
     With KeyboardInterrupt after SIGINT, SystemExit(143) otherwise. All processes leave at the same step, whichever of
-    them was asked. A second signal ends at once, unless it comes within ECHO of the first.
+    them was asked. A second signal ends at once, unless it is the echo of the first (`echo_of`).
     """
 
     def __init__(self, *, max_hours: float | None, started: float):
         self.deadline = None if max_hours is None else started + 3600 * max_hours
         self.asked = 0  # the signal's number
         self.asked_at = 0.0
+        self.echo = echo_of(os.environ)
         self.leaving = 0
 
     @contextmanager
@@ -48,7 +52,7 @@ class StopOnRequest(TrainerCallback):
 
     def _note(self, number: int, frame: Any) -> None:
         if self.asked:
-            if time.perf_counter() - self.asked_at < ECHO:
+            if time.perf_counter() - self.asked_at < self.echo:
                 return
             raise _end(number)
         self.asked, self.asked_at = number, time.perf_counter()
@@ -65,6 +69,11 @@ class StopOnRequest(TrainerCallback):
     def on_save(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if self.leaving:
             raise _end(self.leaving)
+
+
+def echo_of(environment: Mapping[str, str]) -> float:
+    """Seconds in which a second signal is taken for the first one, come by another way: long where a launcher is."""
+    return ECHO if any(name in environment for name in LAUNCHERS) else TWICE
 
 
 def _end(number: int) -> BaseException:

@@ -9,12 +9,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from analysis_runs import finish_text
+from matplotlib.axes import Axes
 from tiny_runs import make_data, make_recipe
 
 from hf_sft import RunRecord, fine_tune, inspect
-from hf_sft.analysis.cartography import always_another, show_cartography
+from hf_sft.analysis.cartography import _by_label, _draw_learning, always_another, show_cartography
 from hf_sft.analysis.finished import FinishedRun
-from hf_sft.analysis.gradients import clipping, shares_of, show_gradients
+from hf_sft.analysis.gradients import clipping, infinite, shares_of, show_gradients
 from hf_sft.analysis.row_dynamics import Dynamics
 from hf_sft.analysis.section import Absent, Table
 
@@ -42,6 +43,30 @@ def test_rows_are_learned_when_they_stay_right_and_forgotten_when_they_do_not() 
     assert found.seen.tolist() == [4, 4, 4, 4, 2, 3, 4]
     np.testing.assert_allclose(found.correctness, [1, 0.5, 0.5, 0, 0.5, 1, 0.5])
     assert always_another(found).tolist() == [3]
+
+
+def test_a_row_that_was_not_seen_between_is_forgotten_all_the_same_and_one_seen_late_is_right_from_its_first() -> None:
+    found = dynamics([[1, NAN, 0], [NAN, 1, 1], [NAN, 0, 1], [1, 0, 0]])
+    assert found.forgotten_in.tolist() == [
+        [False, False, True], [False] * 3, [False] * 3, [False, True, False]
+    ]  # fmt: skip
+    assert found.always_right.tolist() == [False, True, False, False]
+
+
+def test_the_bars_show_every_event_of_forgetting(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[list[float]] = []
+
+    def bar(self: Axes, x: Any, height: Any, **settings: Any) -> Any:
+        drawn.append(list(height))
+        return plain(self, x, height, **settings)
+
+    plain = Axes.bar
+    monkeypatch.setattr(Axes, "bar", bar)
+    found = dynamics([[1, NAN, 0], [1, 0, 1], [1, 0, NAN]])
+    _draw_learning(found)
+    assert drawn[1] == [2, 1] and sum(drawn[1]) == found.forgotten.sum()
+    assert [row[3] for row in _by_label(found).rows] == [0.0]
+    assert [row[3] for row in _by_label(dynamics([[NAN, 1, 1], [0, 1, 1]])).rows] == [0.5]
 
 
 def test_confidence_is_the_mean_and_variability_the_spread_of_the_epochs_that_were_seen() -> None:
@@ -74,6 +99,12 @@ def test_clipping_is_told_where_it_changed_anything() -> None:
     (words,) = clipping(np.array([0.5, 2.0, 8.0, 4.0]), 1.0)
     assert "3 of 4 logged steps down, typically by 4" in words
     assert clipping(np.array([0.5, 0.9]), 1.0) == clipping(np.array([5.0]), 0.0) == []
+
+
+def test_only_float16_skips_steps_without_a_finite_norm() -> None:
+    assert "float16 overflowed, and the optimizer left them out" in infinite(2, "fp16")
+    for precision in ("fp32", "bf16"):
+        assert "float16" not in infinite(2, precision) and "at 2 logged steps" in infinite(2, precision)
 
 
 @pytest.fixture(scope="module")
