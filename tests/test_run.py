@@ -406,7 +406,7 @@ def test_a_second_signal_ends_at_once(recipe_file, monkeypatch, capsys):
                 os.kill(os.getpid(), signal.SIGTERM)
                 os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr("hf_sft.training.stopping.ECHO", 0.0)
+    monkeypatch.setattr("hf_sft.training.stopping.TWICE", 0.0)
     monkeypatch.setattr(
         fit, "train", lambda work, directory, callbacks, **how: train(work, directory, [*callbacks, Twice()], **how)
     )
