@@ -18,7 +18,7 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-WALKS = ("CONTRIBUTING.md", "README.md", "docs/correctness.md", "docs/scaling.md")
+WALKS = ("CONTRIBUTING.md", "README.md", "docs/runs.md", "docs/scaling.md")
 NO_BREAK = "\u00a0"
 COLAB = re.compile(r"colab\.research\.google\.com/github/([\w-]+)/hf-sft/blob/main/")
 
@@ -50,8 +50,11 @@ def test_whose_repository_it_is_stands_the_same_everywhere() -> None:
 def test_pictures_of_terminals_show_commands_of_the_readme_and_no_folder_of_a_machine() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     pictures = list((ROOT / "docs" / "pictures").glob("*.svg"))
-    assert {picture.stem for picture in pictures} == {"check", "run"}
+    assert {picture.stem for picture in pictures} == {"check", "run", "entities"}
     for picture in pictures:
+        assert f"(docs/pictures/{picture.name})" in readme
+        if picture.stem == "entities":  # sentences, not a terminal
+            continue
         text = ElementTree.fromstring(picture.read_text(encoding="utf-8")).itertext()
         lines = [line.replace(NO_BREAK, " ") for line in text if line.strip()]
         command = lines[0].removeprefix("$ ")
