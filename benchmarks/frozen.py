@@ -210,6 +210,7 @@ def top(repetitions: int) -> None:
             "2,000 SST-2 sentences, the last of six layers, 5 epochs",
             {
                 "cached, recording included": lambda: ours(recipe(**settings), folder, fresh=True),
+                "on recorded activations": lambda: ours(recipe(**settings), folder, fresh=False),
                 "every epoch anew": lambda: ours(recipe(**settings, cache="off"), folder, fresh=True),
                 "Trainer, frozen parameters": lambda: plain(recipe(**settings), folder, last_layer_too),
             },

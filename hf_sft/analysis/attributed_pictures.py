@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from hf_sft.analysis.attention_maps import gradient_attention
 from hf_sft.analysis.chosen_rows import Chosen, probability
 from hf_sft.analysis.drawing import drawn, plain
 from hf_sft.analysis.finished import FinishedRun
@@ -19,22 +20,28 @@ from hf_sft.analysis.section import Absent, Figure, Part, Section
 
 BATCH = 8  # pictures that gradients are taken of at once
 Method = Callable[[torch.Tensor, torch.Tensor], tuple[NDArray, str]]
+PLACES = {"Attention": gradient_attention, "Grad-CAM": grad_cam}  # the first that the model has
 CELLS = 8  # a picture is blanked in 8 x 8 cells
 
 
 def show_pictures(run: FinishedRun, chosen: Chosen) -> Section:
-    """Pictures with Grad-CAM and integrated gradients, and the checks of both."""
+    """Pictures with the places and the pixels that speak for the answer, and the checks of both maps."""
     model, pixels = run.saved.model, chosen.inputs["pixel_values"]
     targets = torch.as_tensor(chosen.predicted, device=pixels.device)
     other, colour = shuffled(model, run.seed), ground_colour(pixels)
     maps: dict[str, NDArray] = {}
     checks: list[Check] = []
     notes: list[str] = []
-    try:
-        maps["Grad-CAM"], block = _in_parts(partial(grad_cam, model), pixels, targets)
-        notes.append(f"Grad-CAM is taken at {block}")
-    except Absent as reason:
-        notes.append(f"no Grad-CAM: {reason}")
+    missing: list[str] = []
+    for name, method in PLACES.items():
+        try:
+            maps[name], block = _in_parts(partial(method, model), pixels, targets)
+            notes.append(f"{name} is taken at {block}")
+            break
+        except Absent as reason:
+            missing.append(f"no {name}: {reason}")
+    else:
+        notes += missing
     maps["Integrated gradients"], _ = _in_parts(partial(_gradients, model, colour), pixels, targets)
 
     def _answers(some: torch.Tensor, classes: torch.Tensor) -> tuple[NDArray, str]:
@@ -43,7 +50,8 @@ def show_pictures(run: FinishedRun, chosen: Chosen) -> Section:
     def _answer(blanked: NDArray) -> NDArray:
         return _in_parts(_answers, blank(pixels, blanked, colour), targets)[0]
 
-    methods = {"Grad-CAM": partial(grad_cam, other), "Integrated gradients": partial(_gradients, other, colour)}
+    methods: dict[str, Method] = {name: partial(method, other) for name, method in PLACES.items()}
+    methods["Integrated gradients"] = partial(_gradients, other, colour)
     for name, found in maps.items():
         cells = as_cells(found)
         marked, at_random = deletion(_answer, cells, np.ones(cells.shape, dtype=bool), SHARES, run.seed)

@@ -14,7 +14,7 @@ from hf_sft.analysis.section import Absent, Section
 
 
 def show_attribution(run: FinishedRun, predictions: Mapping[str, Predictions]) -> Section:
-    """Integrated gradients of words; Grad-CAM and integrated gradients of pictures; deletion and shuffling checks."""
+    """Integrated gradients of words and pixels; attention or Grad-CAM of pictures; deletion and shuffling checks."""
     part = single_label(predictions, "what an answer rests on")
     if find_spec("captum") is None:
         raise Absent("it needs captum: pip install 'hf-sft[report]'")

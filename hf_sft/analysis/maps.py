@@ -40,7 +40,7 @@ def word_gradients(model: nn.Module, inputs: Inputs, targets: torch.Tensor, blan
 
     def answer(words: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
         outputs = model(input_ids=words, **dict(zip(names, others[:-1], strict=True)))
-        return contrast(_logits(outputs), others[-1])
+        return contrast(logits_of(outputs), others[-1])
 
     method = LayerIntegratedGradients(answer, _embedding(model))
     others = (*(inputs[name] for name in names), targets)
@@ -54,7 +54,7 @@ def word_gradients(model: nn.Module, inputs: Inputs, targets: torch.Tensor, blan
     summed = found.detach().sum(dim=-1)
     if "attention_mask" in inputs:
         summed = summed * inputs["attention_mask"]
-    return _numbers(summed)
+    return numbers(summed)
 
 
 def in_short_batches(
@@ -83,7 +83,7 @@ def pixel_gradients(model: nn.Module, pixels: torch.Tensor, targets: torch.Tenso
     """float64 [B, H, W]: what each pixel adds to the contrast of its row's target, against pictures of one colour."""
     from captum.attr import IntegratedGradients
 
-    method = IntegratedGradients(lambda values, classes: contrast(_logits(model(pixel_values=values)), classes))
+    method = IntegratedGradients(lambda values, classes: contrast(logits_of(model(pixel_values=values)), classes))
     found = method.attribute(
         pixels,
         baselines=colour.expand_as(pixels).contiguous(),
@@ -91,7 +91,7 @@ def pixel_gradients(model: nn.Module, pixels: torch.Tensor, targets: torch.Tenso
         n_steps=STEPS,
         internal_batch_size=len(pixels),
     )
-    return _numbers(found.detach().sum(dim=1))
+    return numbers(found.detach().sum(dim=1))
 
 
 def grad_cam(model: nn.Module, pixels: torch.Tensor, targets: torch.Tensor) -> tuple[NDArray, str]:
@@ -116,7 +116,7 @@ def grad_cam(model: nn.Module, pixels: torch.Tensor, targets: torch.Tensor) -> t
     grid, slope = found[block]
     cam = (slope.mean(dim=(2, 3), keepdim=True) * grid).sum(dim=1, keepdim=True).relu()
     size = (int(pixels.shape[2]), int(pixels.shape[3]))
-    return _numbers(nn.functional.interpolate(cam, size=size, mode="bilinear", align_corners=False)[:, 0]), block
+    return numbers(nn.functional.interpolate(cam, size=size, mode="bilinear", align_corners=False)[:, 0]), block
 
 
 def _grid_and_slope(
@@ -127,7 +127,7 @@ def _grid_and_slope(
     hook = model.get_submodule(path).register_forward_hook(lambda _, __, output: seen.append(_tensor(output)))
     try:
         with torch.enable_grad():
-            score = contrast(_logits(model(pixel_values=pixels.detach().requires_grad_(True))), targets).sum()
+            score = contrast(logits_of(model(pixel_values=pixels.detach().requires_grad_(True))), targets).sum()
             gradient = torch.autograd.grad(score, seen[0], allow_unused=True)[0] if seen else None
     finally:
         hook.remove()
@@ -186,7 +186,7 @@ def _embedding(model: Any) -> nn.Module:
     return layer
 
 
-def _logits(outputs: Any) -> torch.Tensor:
+def logits_of(outputs: Any) -> torch.Tensor:
     found: torch.Tensor = outputs["logits"] if isinstance(outputs, Mapping) else outputs[0]
     return found.float()
 
@@ -211,6 +211,6 @@ def _as_grid(value: torch.Tensor) -> torch.Tensor | None:
     return value[:, -side * side :].transpose(1, 2).unflatten(2, (side, side))
 
 
-def _numbers(values: torch.Tensor) -> NDArray:
+def numbers(values: torch.Tensor) -> NDArray:
     found: NDArray = values.detach().cpu().double().numpy()
     return found

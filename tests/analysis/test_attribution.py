@@ -18,6 +18,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerFast
 
 from hf_sft import inspect
+from hf_sft.analysis.attention_maps import gradient_attention
 from hf_sft.analysis.attributed_pictures import as_cells, blank
 from hf_sft.analysis.attributed_words import merge_words, spelling
 from hf_sft.analysis.map_checks import check
@@ -30,9 +31,11 @@ from hf_sft.analysis.maps import (
     shuffled,
     word_gradients,
 )
+from hf_sft.analysis.section import Absent
 
 pytest.importorskip("captum")
 
+ATTENTIVE = {"vit", "deit", "timm_vit", "timm_deit"}
 WORD, BLANK, CLASS = 7, 4, 2  # ids: the one word that counts, nothing, a special token
 
 
@@ -82,6 +85,34 @@ class OneCorner(nn.Module):
         for layer in self.encoder.layers:
             seen = layer(seen)
         return {"logits": self.classifier(seen.mean(dim=(2, 3)))}
+
+
+class _Outputs(dict[str, Any]):
+    __getattr__ = dict.__getitem__
+
+
+class OneGaze(nn.Module):
+    """A class token and 4 x 4 patches: one head reads the first patch for class 1, the other the last for class 0."""
+
+    config = SimpleNamespace(_attn_implementation="sdpa")
+
+    def __init__(self) -> None:
+        super().__init__()
+        places = torch.full((2, 17, 17), -9.0) + torch.eye(17) * 18
+        places[0, 0, 1], places[1, 0, 16] = 18.0, 18.0  # the first patch, the last one
+        places[:, 0, 0] = 17.0
+        self.places = nn.Parameter(places)
+
+    def set_attn_implementation(self, name: str) -> None:
+        self.config._attn_implementation = name
+
+    def forward(self, pixel_values: torch.Tensor, output_attentions: bool) -> _Outputs:
+        assert output_attentions and self.config._attn_implementation == "eager"
+        light = nn.functional.avg_pool2d(pixel_values.mean(dim=1, keepdim=True), SIZE // 4).flatten(1)
+        light = torch.cat([torch.zeros(len(light), 1), light], dim=1)
+        attention = self.places.softmax(dim=-1).expand(len(light), -1, -1, -1)
+        read = (attention[:, :, 0] * light[:, None]).sum(dim=2)  # [B, 2]
+        return _Outputs(logits=read.flip(1), attentions=(attention,))
 
 
 class _Layer(nn.Module):
@@ -141,6 +172,32 @@ def test_every_family_of_images_has_a_map(family: str, tmp_path: Path) -> None:
     batch = work.collate([work.inputs["train"].rows[number] for number in range(4)])
     found, block = grad_cam(work.built.model.eval(), batch["pixel_values"], torch.tensor([0, 1, 0, 1]))
     assert found.shape == (4, SIZE, SIZE) and found.any() and block.startswith("block.")
+
+
+def test_attention_that_speaks_for_the_answer_is_shown() -> None:
+    model, pixels = OneGaze().eval(), torch.ones(2, 3, SIZE, SIZE)
+    found, where = gradient_attention(model, pixels, torch.tensor([1, 0]))
+    assert where == "all 1 blocks" and model.config._attn_implementation == "sdpa"
+    corners = as_cells(found).reshape(2, 8, 8)[:, [0, -1], [0, -1]]
+    assert corners[0, 0] > 0.1 and corners[1, 1] > 0.1  # for class 1 the first patch, for class 0 the last
+    assert corners[0, 1] < 1e-3 and corners[1, 0] < 1e-3
+
+
+@pytest.mark.parametrize("family", [*IMAGE_FAMILIES, *OTHER_IMAGE_FAMILIES])
+def test_attention_is_shown_of_transformers_whose_patches_all_meet(family: str, tmp_path: Path) -> None:
+    work = prepare(make_recipe(family, tmp_path, tmp_path / "out"), make_data(family, train=4, validation=4))
+    pixels = work.collate([work.inputs["train"].rows[number] for number in range(4)])["pixel_values"]
+    model, targets = work.built.model.eval(), torch.tensor([0, 1, 0, 1])
+    with torch.inference_mode():
+        before = model(pixel_values=pixels).logits
+    if family in ATTENTIVE:
+        found, _ = gradient_attention(model, pixels, targets)
+        assert found.shape == (4, SIZE, SIZE) and found.any() and (found >= 0).all()
+    else:
+        with pytest.raises(Absent, match="attention"):
+            gradient_attention(model, pixels, targets)
+    with torch.inference_mode():
+        assert torch.equal(model(pixel_values=pixels).logits, before)
 
 
 def test_a_map_that_marks_nothing_is_not_to_be_trusted() -> None:
@@ -215,4 +272,4 @@ def test_an_image_run_shows_its_places(tmp_path: Path) -> None:
     (section,) = inspect(finish_images(tmp_path, "vit").output_dir, only="attribution").sections
     assert not section.failed, section.sentence
     assert [part.name for part in section.parts] == ["maps", "deletion"]
-    assert {"grad_cam_gain_over_random", "integrated_gradients_like_shuffled"} <= set(section.key_figures)
+    assert {"attention_gain_over_random", "integrated_gradients_like_shuffled"} <= set(section.key_figures)
