@@ -88,8 +88,12 @@ def prepare(
     functions: Mapping[str, Callable[..., Any]] | None = None,
     callbacks: Sequence[Any] = (),
     trust_remote_code: bool = False,
+    overwrite: bool = False,
 ) -> Job:
-    """Read the data, decide the labels, find the metrics, build the model. Raises HfSftError for what cannot work."""
+    """Read the data, decide the labels, find the metrics, build the model. Raises HfSftError for what cannot work.
+
+    overwrite: what an earlier run in output_dir began with does not count.
+    """
     started = time.perf_counter()
     silence_libraries()
     check_packages(recipe)
@@ -106,7 +110,9 @@ def prepare(
         say(line)
     metrics = find_metrics(recipe, found, functions, trust_remote_code)
     opened = open_model(recipe, task, trust_remote_code=trust_remote_code)
-    work = assemble(recipe, environment, found, metrics, opened, trust_remote_code=trust_remote_code)
+    work = assemble(
+        recipe, environment, found, metrics, opened, trust_remote_code=trust_remote_code, overwrite=overwrite
+    )
     given = _notes(data, functions, callbacks)
     for line in given:
         say(line)
@@ -143,9 +149,12 @@ def check_validation(recipe: Recipe, found: TaskData) -> None:
 
 
 def _settle_batch_norm(
-    recipe: Recipe, built: Built, frozen: Sequence[nn.Module], rows: int | None, processes: int
+    recipe: Recipe, built: Built, frozen: Sequence[nn.Module], rows: int | None, processes: int, begun: Path | None
 ) -> tuple[Recipe, list[nn.Module]]:
-    """The recipe with tuning.batch_norm decided, and the norms that stay in eval mode beside the frozen modules."""
+    """The recipe with tuning.batch_norm decided, and the norms that stay in eval mode beside the frozen modules.
+
+    begun: the checkpoints of a run that may go on.
+    """
     tuning = recipe.tuning
     norms = pretrained_norms(built.model, built.new, frozen)
     chosen, line = settle_batch_norm(
@@ -153,7 +162,7 @@ def _settle_batch_norm(
         norms,
         trained_before=recipe.model.weights != "random",
         steps=num_steps(recipe.training, rows, processes),
-        checkpoints=RunDirectory(Path(recipe.output_dir)).checkpoints,
+        begun=begun,
     )
     if line:
         say(line)
@@ -203,6 +212,7 @@ def assemble(
     opened: Opened,
     *,
     trust_remote_code: bool = False,
+    overwrite: bool = False,
 ) -> Job:
     """Load the weights and bring data, labels, metrics and model together."""
     started = time.perf_counter()
@@ -227,7 +237,8 @@ def assemble(
     if found.stream is not None:
         inputs["train"] = stream_inputs(found.stream, recipe, task, built.labels, built.processor)
     resolved = _resolve(recipe, found, metrics, built, inputs, environment, task)
-    resolved, norms = _settle_batch_norm(resolved, built, frozen, inputs["train"].size, environment.processes)
+    begun = None if overwrite else RunDirectory(Path(recipe.output_dir)).checkpoints
+    resolved, norms = _settle_batch_norm(resolved, built, frozen, inputs["train"].size, environment.processes, begun)
     collate = task.collate(built.processor, resolved)
     channels_last = task.channels_last and is_convolutional(built.model)
     if channels_last:
@@ -272,10 +283,10 @@ def assemble(
     for line in filter(None, (words, *notes)):
         say(line)
     work = replace(work, notes=tuple(notes))
-    return replace(work, environment=_settle_precision(work), load_seconds=time.perf_counter() - started)
+    return replace(work, environment=_settle_precision(work, begun), load_seconds=time.perf_counter() - started)
 
 
-def _settle_precision(work: Job) -> Environment:
+def _settle_precision(work: Job, begun: Path | None) -> Environment:
     """The machine, with the precision that this model trains in."""
     if probe.solves(work.recipe):  # what is solved is what the float32 model gives
         return replace(work.environment, precision="fp32")
@@ -288,7 +299,7 @@ def _settle_precision(work: Job) -> Environment:
         work.problem,
         work.penalty,
         channels_last=work.evaluator.channels_last,
-        checkpoints=RunDirectory(Path(work.recipe.output_dir)).checkpoints,
+        begun=begun,
     )
     if line:
         say(line)

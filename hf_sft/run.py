@@ -56,7 +56,13 @@ def fine_tune(
         return finished
     pinned, origins = around_run.begin(recipe, overwrite=overwrite, in_memory=data is not None)
     work = job.prepare(
-        pinned, machine, data=data, functions=metrics or {}, callbacks=callbacks, trust_remote_code=trust_remote_code
+        pinned,
+        machine,
+        data=data,
+        functions=metrics or {},
+        callbacks=callbacks,
+        trust_remote_code=trust_remote_code,
+        overwrite=overwrite,
     )
     room_for_it = room.told_apart(work.recipe, parameters=work.parameters["total"])
     with room_for_it, ownership.owned_by_main_process(recipe.output_dir):

@@ -16,7 +16,7 @@ BEGUN_WITH = "batch_norm"  # a file beside the checkpoints: a run that goes on, 
 
 
 def settle_batch_norm(
-    setting: str, norms: Sequence[nn.Module], *, trained_before: bool, steps: int | None, checkpoints: Path
+    setting: str, norms: Sequence[nn.Module], *, trained_before: bool, steps: int | None, begun: Path | None
 ) -> tuple[str, str]:
     """tuning.batch_norm decided, and one line that says why; empty where the recipe says it or nothing is kept.
 
@@ -25,6 +25,7 @@ def settle_batch_norm(
     features also meets others in training, normalised by each batch.
 
     norms: those that could be kept still. trained_before: the weights are pretrained. steps: of the run; None: unknown.
+    begun: the checkpoints of a run that may go on, where it noted what it began with.
     Raises RecipeError where there is nothing to keep and the recipe asks for it.
     """
     if setting == "frozen" and not norms:
@@ -32,8 +33,8 @@ def settle_batch_norm(
         raise RecipeError(Finding(place="tuning.batch_norm", expected=expected, found="frozen", fix=fix))
     if setting != "auto":
         return setting, ""
-    if norms and (checkpoints / BEGUN_WITH).is_file():
-        return (checkpoints / BEGUN_WITH).read_text(encoding="utf-8").strip(), ""
+    if norms and begun is not None and (begun / BEGUN_WITH).is_file():
+        return (begun / BEGUN_WITH).read_text(encoding="utf-8").strip(), ""
     if not norms or not trained_before or steps is None or steps >= FEW_STEPS:
         return "train", ""
     why = f"as {steps:,} steps are few (tuning.batch_norm: train moves them)"

@@ -36,16 +36,16 @@ def measured_precision(
     penalty: Penalty,
     *,
     channels_last: bool,
-    checkpoints: Path,
+    begun: Path | None,
 ) -> tuple[str, str]:
     """(precision, one line that says why) on a CPU; the line is empty where nothing was measured.
 
-    batch: collated. checkpoints: where a run that goes on noted what it began in. Processor time is compared, which
-    other work on the machine hardly changes; every process takes what the main one measured. A measurement is kept in
-    the user's cache, so that the same recipe trains in the same precision again on the same machine.
+    batch: collated. begun: the checkpoints of a run that may go on, which noted what it began in. Processor time is
+    compared, which other work on the machine hardly changes; every process takes what the main one measured. A
+    measurement is kept in the user's cache, so that the same recipe trains in the same precision again on this machine.
     """
-    if (checkpoints / BEGUN_IN).is_file():
-        return (checkpoints / BEGUN_IN).read_text(encoding="utf-8").strip(), ""
+    if begun is not None and (begun / BEGUN_IN).is_file():
+        return (begun / BEGUN_IN).read_text(encoding="utf-8").strip(), ""
     if sum(parameter.numel() for parameter in model.parameters()) < FEWEST_PARAMETERS:
         return "fp32", ""
     times = [0.0]

@@ -10,6 +10,8 @@ from torch import nn
 from hf_sft.errors import RecipeError
 from hf_sft.modeling import batch_norm
 from hf_sft.modeling.batch_norm import pretrained_norms
+from hf_sft.run_directory import RunDirectory
+from hf_sft.training.precision import note_precision
 
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
@@ -64,6 +66,21 @@ def test_a_run_that_goes_on_or_is_extended_keeps_what_it_began_with(
     )
     work = prepare(longer, data)
     assert work.recipe.tuning.batch_norm == "frozen" and work.norms
+
+
+def test_a_run_that_overwrites_takes_nothing_from_the_one_before(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch_norm, "FEW_STEPS", 1000)
+    recipe = make_recipe("resnet", models, tmp_path)
+    checkpoints = RunDirectory(Path(recipe.output_dir)).checkpoints
+    checkpoints.mkdir(parents=True)
+    batch_norm.note_batch_norm(checkpoints, "train")
+    note_precision(checkpoints, "bf16")
+    data = make_data("resnet", train=16, validation=8)
+    for overwrite, norms, precision in ((False, "train", "bf16"), (True, "frozen", "fp32")):
+        work = prepare(recipe, data, overwrite=overwrite)
+        assert (work.recipe.tuning.batch_norm, work.environment.precision) == (norms, precision)
 
 
 @pytest.mark.parametrize(
