@@ -63,6 +63,7 @@ SHIFTED: dict[str, dict[str, Any]] = {  # task -> what evaluate is told of the s
 }
 LABELS_PER_CLASS = (8, 16, 32, 64, 128)
 FEW = {"ag_news_small": 4, "banking77": 77}  # set -> classes
+FEW_ARMS = {"head": "head solved", "full": "all trained", "default": "all trained, head solved first (default)"}
 FEW_FILES = {"ag_news_small": ("parquet", "parquet"), "banking77": ("csv", "csv")}
 
 Job = tuple[str, Callable[[Path], dict[str, Any]]]  # what it is called, and how its figures are had
@@ -99,7 +100,10 @@ def domains(name: str, recipe: dict[str, Any], seeds: range, arms: dict[str, dic
 
 
 def few_labels() -> Iterator[Job]:
-    """The head solved against everything trained, from so many labels per class (or all, where a class has fewer)."""
+    """The head solved, everything trained from a random head, and the default (everything, from a solved head).
+
+    From so many labels per class, or all, where a class has fewer.
+    """
     for seed in (1, 2):
         for name, classes in FEW.items():
             for number in LABELS_PER_CLASS:
@@ -116,6 +120,7 @@ def few_labels() -> Iterator[Job]:
                 for arm, tuning in (
                     ("head", {"strategy": "head", "solver": "logistic"}),
                     ("full", {"warm_start": "none"}),
+                    ("default", {}),
                 ):
 
                     def run(folder: Path, recipe: Any = recipe, tuning: Any = tuning, number: int = number) -> Any:
@@ -167,12 +172,12 @@ def table(results: dict[str, dict[str, Any]]) -> str:
 
 
 def draw_few(results: dict[str, dict[str, Any]], file: Path) -> None:
-    """Accuracy on test over labels per class, the head solved against everything trained; one panel per set."""
+    """Accuracy on test over labels per class; one panel per set."""
     import matplotlib.pyplot as plt
 
     figure, panels = plt.subplots(1, len(FEW), figsize=(9, 3.4), sharey=True)
     for panel, (name, classes) in zip(panels, FEW.items(), strict=True):
-        for arm, words in (("head", "head solved"), ("full", "all trained")):
+        for arm, words in FEW_ARMS.items():
             found: dict[int, list[float]] = {}
             for key, values in results.items():
                 parts = key.split()

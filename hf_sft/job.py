@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from transformers import set_seed
@@ -18,6 +17,7 @@ from hf_sft.data.labels import Labels
 from hf_sft.environment import Environment, silence_libraries
 from hf_sft.errors import Finding, ModelError, RecipeError
 from hf_sft.evaluation import Evaluator, forward
+from hf_sft.job_notes import base_notes, notes_of_given, rows_line, truncation_notes, tuning_notes
 from hf_sft.metrics.metric import Metric
 from hf_sft.metrics.resolve import resolve_metrics
 from hf_sft.modeling.anatomy import is_convolutional
@@ -27,7 +27,6 @@ from hf_sft.modeling.lora import every_adapter_used, let_drop
 from hf_sft.modeling.parameter_groups import describe, freeze
 from hf_sft.modeling.reinit import reinit_layers
 from hf_sft.modeling.rules import Rule
-from hf_sft.modeling.source import find_model
 from hf_sft.modeling.tuning import adapt, decide
 from hf_sft.packages import require_package
 from hf_sft.recipe import Recipe
@@ -40,7 +39,6 @@ from hf_sft.tasks.task import BESIDE_INPUTS, Penalty, Problem, Task
 from hf_sft.training import probe
 from hf_sft.training.arguments import fill_training, largest_batch, workers
 from hf_sft.training.global_batch import describe_batch, share_batch
-from hf_sft.training.gradual import describe_turns
 from hf_sft.training.learning_rates import default_learning_rate
 from hf_sft.training.lone_rows import refuse_lone_row
 from hf_sft.training.precision import ROWS, measured_precision
@@ -102,7 +100,7 @@ def prepare(
     for line in (*recipe.notices, str(environment), *environment.notes):
         say(line)
     found = load_data(recipe, task, data)
-    for line in (_rows_line(found), *found.notes):
+    for line in (rows_line(found), *found.notes):
         say(line)
     check_validation(recipe, found)
     probe.refuse_problem(recipe, found.labels.problem)
@@ -113,7 +111,7 @@ def prepare(
     work = assemble(
         recipe, environment, found, metrics, opened, trust_remote_code=trust_remote_code, overwrite=overwrite
     )
-    given = _notes(data, functions, callbacks)
+    given = notes_of_given(data, functions, callbacks)
     for line in given:
         say(line)
     return replace(work, notes=(*given, *work.notes), load_seconds=time.perf_counter() - started)
@@ -170,26 +168,6 @@ def _settle_batch_norm(
     return settled, norms if chosen == "frozen" else []
 
 
-def tuning_notes(
-    recipe: Recipe, rules: Mapping[str, Rule], rows: int | None, processes: int, built: Built
-) -> list[str]:
-    """What tuning means for a run of this length and this model; recipe: with all defaults filled in.
-
-    Raises RecipeError for a gradual schedule that does nothing.
-    """
-    steps = num_steps(recipe.training, rows, processes)
-    per_epoch = num_steps({**recipe.training, "max_steps": 0, "num_train_epochs": 1}, rows, processes)
-    epochs = steps / per_epoch if steps and per_epoch else None
-    notes = describe_turns(rules, recipe.tuning, steps=steps, epochs=epochs)
-    drawn = recipe.tuning.reinit_layers is not None or not probe.warms(recipe)
-    if recipe.tuning.wise_ft and built.new and drawn and not probe.solves(recipe):
-        notes.append(
-            "wise_ft goes back towards weights that were drawn at random, so that alphas far from 1 can hardly do; "
-            "with tuning.warm_start: linear_probe, and without reinit_layers, it goes back to a head that was solved"
-        )
-    return notes
-
-
 def find_metrics(
     recipe: Recipe, found: TaskData, functions: Mapping[str, Callable[..., Any]] | None, trust_remote_code: bool
 ) -> list[Metric]:
@@ -217,19 +195,9 @@ def assemble(
     """Load the weights and bring data, labels, metrics and model together."""
     started = time.perf_counter()
     task = TASKS[recipe.task]
-    set_seed(recipe.seed)
-    built = build_model(recipe, task, found.labels, opened=opened, trust_remote_code=trust_remote_code)
-    adapted = adapt(built.model, built.new, recipe.tuning)
-    rules = decide(built.model, built.new, recipe.tuning)
-    if probe.warms(recipe):
-        probe.refuse_frozen_head(built.model, rules)
-    if recipe.tuning.reinit_layers is not None:
-        built = _with_layers_drawn_anew(built, recipe.tuning.reinit_layers, rules)
-    frozen = let_drop(built.model, freeze(built.model, rules))
+    built, rules, frozen = _ready_model(recipe, task, found.labels, opened, trust_remote_code)
     total, trainable, line = describe(built.model)
-    say(f"{recipe.model.name}: {built.report}")
-    for words in filter(None, (adapted, line)):
-        say(words)
+    say(line)
     inputs = {
         role: make_inputs(part, recipe, task, built.labels, built.processor, augmented=role == "train")
         for role, part in found.splits.items()
@@ -278,12 +246,31 @@ def assemble(
     )
     work, words = settle_warm_start(work)
     asked = recipe.model_copy(update={"tuning": work.recipe.tuning})
-    notes = [*_truncation_notes(inputs, task, built), *probe.notes(asked, built), *_base_notes(recipe)]
+    notes = [*truncation_notes(inputs, task, built), *probe.notes(asked, built), *base_notes(recipe)]
     notes += tuning_notes(work.recipe, rules, inputs["train"].size, environment.processes, built)
     for line in filter(None, (words, *notes)):
         say(line)
     work = replace(work, notes=tuple(notes))
     return replace(work, environment=_settle_precision(work, begun), load_seconds=time.perf_counter() - started)
+
+
+def _ready_model(
+    recipe: Recipe, task: Task, labels: Labels, opened: Opened, trust_remote_code: bool
+) -> tuple[Built, Mapping[str, Rule], list[nn.Module]]:
+    """The model with its head and adapters, the rules of its parameters, and the modules that stay still."""
+    set_seed(recipe.seed)
+    built = build_model(recipe, task, labels, opened=opened, trust_remote_code=trust_remote_code)
+    adapted = adapt(built.model, built.new, recipe.tuning)
+    rules = decide(built.model, built.new, recipe.tuning)
+    if probe.warms(recipe):
+        probe.refuse_frozen_head(built.model, rules)
+    if recipe.tuning.reinit_layers is not None:
+        built = _with_layers_drawn_anew(built, recipe.tuning.reinit_layers, rules)
+    frozen = let_drop(built.model, freeze(built.model, rules))
+    say(f"{recipe.model.name}: {built.report}")
+    if adapted:
+        say(adapted)
+    return built, rules, frozen
 
 
 def _settle_precision(work: Job, begun: Path | None) -> Environment:
@@ -310,13 +297,6 @@ def _with_layers_drawn_anew(built: Built, number: int, rules: Mapping[str, Rule]
     blocks = reinit_layers(built.model, number, rules)
     words = f"{built.report}; drawn anew: {', '.join(block.name for block in blocks)}"
     return replace(built, report=words, new=built.new | {name for block in blocks for name in block.parameters})
-
-
-def _rows_line(found: TaskData) -> str:
-    sizes = ", ".join(f"{role} {len(part.split):,}" for role, part in found.splits.items())
-    names = found.labels.names
-    labels = ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
-    return f"{found.origin}: {sizes} rows; {found.labels.problem}: {labels}"
 
 
 def _resolve(
@@ -361,45 +341,6 @@ def _resolve(
     if line:
         say(line)
     return resolved
-
-
-def _notes(data: Any, functions: Any, callbacks: Sequence[Any]) -> list[str]:
-    notes = []
-    if data is not None:
-        notes.append("the data was given in memory; the recipe alone does not reproduce this run")
-    if functions:
-        notes.append(f"metrics given as functions: {', '.join(functions)}; the recipe alone does not compute them")
-    if callbacks:
-        names = ", ".join(type(callback).__name__ for callback in callbacks)
-        notes.append(f"callbacks given: {names}; the recipe alone does not repeat what they do")
-    return notes
-
-
-def _truncation_notes(inputs: Mapping[str, Inputs], task: Task, built: Built) -> list[str]:
-    if task.length is None:
-        return []
-    limit = built.processor.model_max_length
-    if not task.cuts:
-        return _window_notes(inputs, limit)
-    share = float(np.mean(inputs["train"].lengths >= limit)) if inputs["train"].size else 0.0
-    return [f"{share:.1%} of the training rows are cut at processor.max_length {limit}"] if share >= 0.005 else []
-
-
-def _base_notes(recipe: Recipe) -> list[str]:
-    """Adapters alone are as good as the path of their base."""
-    if recipe.tuning.lora is None or recipe.tuning.lora.merge:
-        return []
-    base = find_model(recipe).name
-    if not Path(base).is_absolute():
-        return []
-    return [f"model/ holds adapters alone (tuning.lora.merge: false): it loads only where its base lies at {base}"]
-
-
-def _window_notes(inputs: Mapping[str, Inputs], limit: int) -> list[str]:
-    """Of training rows the row ids tell which were one."""
-    _, parts = np.unique(inputs["train"].row_ids, return_counts=True)
-    share = float(np.mean(parts > 1)) if len(parts) else 0.0
-    return [f"{share:.1%} of the training rows are read in windows of {limit} tokens"] if share >= 0.005 else []
 
 
 def _try_one_row(model: Any, inputs: Inputs, collate: Callable[..., Any], channels_last: bool) -> None:

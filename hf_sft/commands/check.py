@@ -21,6 +21,7 @@ from hf_sft.data.quality import compare_splits, conflicting, label_findings
 from hf_sft.errors import Finding, HfSftError
 from hf_sft.hub import preflight
 from hf_sft.job import Job
+from hf_sft.job_notes import tuning_notes
 from hf_sft.modeling.block_table import block_table
 from hf_sft.modeling.build import Opened, open_model
 from hf_sft.modeling.convex import METHODS
@@ -219,7 +220,7 @@ def _look(
     seen = book.attempt(lambda: _draw_seen(work, _called(recipe)))
     book.notes += [seen] if seen else []
     book.notes += notes(recipe, work.built)
-    book.notes += job.tuning_notes(work.recipe, work.rules, work.inputs["train"].size, machine.processes, work.built)
+    book.notes += tuning_notes(work.recipe, work.rules, work.inputs["train"].size, machine.processes, work.built)
     return facts, _describe_model(work, recipe.training), _blocks(work), book.attempt(lambda: rehearse(work))
 
 
