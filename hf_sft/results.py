@@ -125,6 +125,8 @@ def _write_weights(job: Job, folder: Path) -> None:
     else:
         tensors = {name: value.contiguous() for name, value in model.state_dict().items()}
         model.save_pretrained(folder, state_dict=tensors)
+    for file in folder.rglob("*.safetensors"):
+        file.chmod(0o644)  # safetensors leaves them to their owner alone
 
 
 def _is_timm(model: Any) -> bool:

@@ -102,6 +102,8 @@ def test_the_run_directory_is_complete(record):
     assert expected <= there
     assert not any("checkpoint" in name or "partial" in name or Path(name).name.startswith(".") for name in there)
     assert (folder / "report" / "curves.png").read_bytes().startswith(b"\x89PNG")
+    readable = {file.name: file.stat().st_mode & 0o444 for file in (folder / "model").iterdir()}
+    assert set(readable.values()) == {0o444}, readable
 
 
 @pytest.mark.parametrize("split", ["validation", "test"])
