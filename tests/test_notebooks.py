@@ -34,7 +34,7 @@ def test_a_model_of_two_processes_is_pushed_from_a_notebook(tmp_path: Path, monk
         monkeypatch.setenv(name, value)
     cells = execute(NOTEBOOKS[0].with_name("05_multi_gpu_and_hub.ipynb"), tmp_path, monkeypatch)
     shown = "".join(_text(output) for cell in cells for output in cell.outputs)
-    hub.server_close()
+    hub.go_away()
     assert json.loads(hub.files("me/hf-sft-notebook")["record.json"])["environment"]["processes"] == 2
     assert "processes: 2" in shown and "nothing to upload" in shown
     assert "'label': '" in shown and "global_batch_size: 32" in _text(cells[-1].outputs[-1])
