@@ -29,6 +29,7 @@ check: $(READY)
 	$(BIN)/python -m pytest tests/test_imports.py
 
 bench: $(READY)
+	$(BIN)/python -m benchmarks.traps
 	$(BIN)/python -m benchmarks.speed
 	$(BIN)/python -m benchmarks.inspection
 	if [ -n "$$HF_SFT_REAL_DATA" ]; then $(BIN)/python -m benchmarks.frozen; fi
