@@ -18,6 +18,8 @@ NEARLY_PERFECT = 0.97  # from it on there is next to nothing left to win
 SEPARATED = 0.5  # from it on the features tell the labels apart, mostly
 # Of the old head: mean entropy over that of an even guess. `benchmarks/RESULTS.md`, ranking.
 UNFAMILIAR_FROM = 0.5
+# Of the features: standard deviations from those of pretraining. `benchmarks/RESULTS.md`, feature shift.
+SHIFTED_FROM = 0.6
 SHARE_OF_LAYERS = 1 / 3  # that train between the two numbers of rows
 NUMBER_COUNTS_AS = 8  # classes that a number to be predicted counts as, so that it has rows per class
 WARM: dict[str, Any] = {"warm_start": "linear_probe"}
@@ -32,6 +34,7 @@ class Evidence:
     gained: how far a linear probe has come from the baseline (0) to a perfect score (1); see `gained`.
     classes: of which a row has one.
     entropy: of the model's old head on these rows, over that of an even guess: 0 sure, 1 no idea.
+    shift: how far the features lie from those of pretraining, in standard deviations (modeling.feature_shift).
     layers: how many the model has. random: its weights are drawn, not loaded. kept_head: it brings the very classifier.
     solvable: whether the head can be solved.
     """
@@ -40,6 +43,7 @@ class Evidence:
     classes: int | None = None
     gained: float | None = None
     entropy: float | None = None
+    shift: float | None = None
     layers: int | None = None
     random: bool = False
     kept_head: bool = False
@@ -86,16 +90,25 @@ def advise(evidence: Evidence) -> Advice:
     if number >= FULL_FROM:
         return _advice("full", warm, f"{few}, at least {FULL_FROM:.0f}: enough to train every layer{share}")
     between = f"{few}, between {HEAD_BELOW:.0f} and {FULL_FROM:.0f}"
-    unfamiliar = evidence.entropy is not None and evidence.entropy >= UNFAMILIAR_FROM
+    unfamiliar = _what_is_unfamiliar(evidence)
     separated = gained is None or gained >= SEPARATED
     if evidence.layers is None or evidence.layers < 2 or (unfamiliar and not separated):
         why = "every layer may have to change" if unfamiliar else "every layer, from a head that is good already"
         return _advice("full", warm, f"{between}: {why}{share}")
     some = {"layers": max(1, round(evidence.layers * SHARE_OF_LAYERS))}
     if unfamiliar:
-        sure = f"its old head is unsure of these inputs (entropy {evidence.entropy:.0%} of an even guess)"
-        return _advice("first_layers", some | warm, f"{between}; {sure}, and its features tell the labels apart{share}")
+        why = f"{between}; {unfamiliar}, and its features tell the labels apart{share}"
+        return _advice("first_layers", some | warm, why)
     return _advice("top_layers", some | warm, f"{between}: enough to train the last layers{share}")
+
+
+def _what_is_unfamiliar(evidence: Evidence) -> str:
+    """Why these inputs look new to the model; empty where they do not, or where nothing tells."""
+    if evidence.entropy is not None and evidence.entropy >= UNFAMILIAR_FROM:
+        return f"its old head is unsure of these inputs (entropy {evidence.entropy:.0%} of an even guess)"
+    if evidence.shift is not None and evidence.shift >= SHIFTED_FROM:
+        return f"its features lie {evidence.shift:.2f} standard deviations from those it was pretrained on"
+    return ""
 
 
 def _head(evidence: Evidence, reason: str) -> Advice:

@@ -14,6 +14,7 @@ from hf_sft.job import Job
 from hf_sft.modeling.anatomy import find_blocks
 from hf_sft.modeling.build import Opened
 from hf_sft.modeling.convex import METHODS
+from hf_sft.modeling.feature_shift import norms_of, watching_norms
 from hf_sft.modeling.folds import choose_rows
 from hf_sft.modeling.old_head import read_old_head
 from hf_sft.recipe import Recipe
@@ -26,6 +27,7 @@ from hf_sft.training.probe import probed_splits, solves
 
 MEASURED = ("single_label", "multi_label", "regression")  # where the numbers of rows were found that advice rests on
 PROBED_ROWS, FOLDS = 1_000, 5  # of a check
+SHIFT_ROWS = 64
 
 
 def count_rows_per_class(found: TaskData) -> float:
@@ -46,6 +48,7 @@ def evidence_of(
     work: Job | None = None,
     held_out: HeldOut | None = None,
     entropy: float | None = None,
+    shift: float | None = None,
     known: Sequence[str] | None = None,
 ) -> Evidence:
     """work: the recipe's job, once its model is there. known: the label names that the checkpoint brings, if any."""
@@ -55,6 +58,7 @@ def evidence_of(
         classes=len(names) if found.labels.problem == "single_label" else None,
         gained=held_out.gained if held_out else None,
         entropy=entropy,
+        shift=shift,
         layers=None if work is None else sum(block.is_layer for block in find_blocks(work.built.model)),
         random=recipe.model.weights == "random",
         solvable=found.labels.problem in METHODS,
@@ -76,16 +80,38 @@ def advise_on(work: Job, opened: Opened, *, probed: bool, trust_remote_code: boo
     plan = None
     if not probed and solves(work.recipe):
         plan = _recorded(work)
-    held_out = entropy = None
+    held_out = entropy = shift = None
     if (probed and work.labels.problem in METHODS) or plan:
         held_out, features = _probe(work, plan)
         old = read_old_head(work.recipe, work.task, opened, trust_remote_code=trust_remote_code)
         entropy = old.entropy(features) if old and features is not None else None
-    per_class = count_rows_per_class(work.data)
-    known = opened.known
+        shift = None if features is None else shift_of(work)
     return advise(
-        evidence_of(work.recipe, work.data, per_class, work=work, held_out=held_out, entropy=entropy, known=known)
+        evidence_of(
+            work.recipe,
+            work.data,
+            count_rows_per_class(work.data),
+            work=work,
+            held_out=held_out,
+            entropy=entropy,
+            shift=shift,
+            known=opened.known,
+        )
     )
+
+
+def shift_of(work: Job) -> float | None:
+    """How far the features of a few training rows lie from those of pretraining; None where nothing tells.
+
+    Raises HfSftError where the model gives no features.
+    """
+    model, train = work.built.model, work.inputs["train"]
+    if work.recipe.model.weights == "random" or train.targets is None or not norms_of(model):
+        return None
+    model.to(PartialState().device)
+    with watching_norms(model) as seen:
+        features_of(work, plain_rows(train, choose_rows(train.targets, SHIFT_ROWS, seed=work.recipe.seed)))
+    return seen.shift()
 
 
 def _recorded(work: Job) -> Plan | None:

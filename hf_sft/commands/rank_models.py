@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from hf_sft import environment, job
 from hf_sft.advice import advise
 from hf_sft.commands.candidates import Candidate, read_candidates
-from hf_sft.commands.evidence import count_rows_per_class, evidence_of
+from hf_sft.commands.evidence import count_rows_per_class, evidence_of, shift_of
 from hf_sft.commands.ranking import Ranked, Ranking, Unusable
 from hf_sft.console import overheard, say
 from hf_sft.errors import DataError, Finding, HfSftError, RecipeError
@@ -165,7 +165,10 @@ def _probe(
     features = _features(work)
     held_out = probe_held_out(work, features, inputs.targets, folds)
     entropy = old.entropy(features) if old is not None else None
-    evidence = evidence_of(recipe, found, per_class, work=work, held_out=held_out, entropy=entropy, known=opened.known)
+    shift = shift_of(work)
+    evidence = evidence_of(
+        recipe, found, per_class, work=work, held_out=held_out, entropy=entropy, shift=shift, known=opened.known
+    )
     row = Ranked(
         name=candidate.name,
         model=candidate.given,
@@ -173,6 +176,7 @@ def _probe(
         interval=held_out.interval,
         gained=held_out.gained,
         entropy=entropy,
+        shift=shift,
         parameters=work.parameters["total"],
         rows_per_second=speed,
         advice=advise(evidence),

@@ -20,6 +20,7 @@ class Ranked:
 
     value: of the metric on held-out rows; gained: from the baseline (0) to perfect (1), None where that is not known.
     entropy: of its old head on the rows, over that of an even guess; None without such a head.
+    shift: of its features from those of pretraining, in standard deviations; None where it has no BatchNorm.
     rows_per_second: of a forward pass, in seconds of the processor (of the clock on a GPU).
     """
 
@@ -29,6 +30,7 @@ class Ranked:
     interval: tuple[float, float]
     gained: float | None
     entropy: float | None
+    shift: float | None
     parameters: int
     rows_per_second: float
     advice: Advice
@@ -119,7 +121,9 @@ class Ranking:
     def table(self) -> Table:
         """A row per candidate, the best first, those that could not be used last."""
         entropy = any(one.entropy is not None for one in self.ranked)
-        heads = ["model", self.metric, "95 % interval", "parameters", "rows/s", *(["old head"] if entropy else [])]
+        shift = any(one.shift is not None for one in self.ranked)
+        told = [*(["old head"] if entropy else []), *(["shift"] if shift else [])]
+        heads = ["model", self.metric, "95 % interval", "parameters", "rows/s", *told]
         rows = [
             [
                 one.name,
@@ -128,6 +132,7 @@ class Ranking:
                 _millions(one.parameters),
                 f"{one.rows_per_second:,.3g}" if one.rows_per_second < 100 else f"{one.rows_per_second:,.0f}",
                 *([_sure(one.entropy)] if entropy else []),
+                *(["-" if one.shift is None else f"{one.shift:.2f}"] if shift else []),
                 one.advice.strategy,
             ]
             for one in self.ranked

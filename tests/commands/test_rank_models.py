@@ -145,7 +145,7 @@ def ranked(name: str, low: float, high: float, parameters: int, speed: float = 1
     advice = advise(Evidence(rows_per_class=100))
     return Ranked(
         name=name, model={"name": name}, value=(low + high) / 2, interval=(low, high), gained=None, entropy=None,
-        parameters=parameters, rows_per_second=speed, advice=advice,
+        shift=None, parameters=parameters, rows_per_second=speed, advice=advice,
     )  # fmt: skip
 
 
