@@ -65,9 +65,9 @@ def draw_depth(blocks: Sequence[str], lines: Sequence[Line], judged_by: str, bas
     caption = "Block by block"
     caption += ": how alike each run's outputs are to the pretrained model's" if "cka" in panels_of else ""
     caption += ", and" if len(panels_of) == 2 else ":" if judged_by else ""
-    caption += " how well a linear probe on them answers, in five folds of the rows" if judged_by else ""
+    caption += f" the {judged_by} of a linear probe on them, in five folds of the rows" if judged_by else ""
     if judged_by == "accuracy":
-        caption += f" (an accuracy on {size:,} rows is known to about ±{1 / np.sqrt(size):.2f})"
+        caption += f" (known to about ±{1 / np.sqrt(size):.2f} on {size:,} rows)"
     return canvas.figure("blocks", caption + ".")
 
 

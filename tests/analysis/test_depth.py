@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from analysis_runs import finish_images, finish_text
 from record_fixture import make_record
+from tiny_runs import make_data, make_recipe
 
 from hf_sft import RunRecord, fine_tune, inspect
 from hf_sft.analysis.blocks_seen import BlocksSeen
@@ -122,6 +123,25 @@ def test_pictures_are_laid_beside_each_other_too(tmp_path: Path) -> None:
     section = inspect(full.output_dir, head.output_dir, rows=24).sections[0]
     assert column(section, "CKA, head") == pytest.approx([1.0] * len(column(section, "block")), abs=1e-6)
     assert column(section, "CKA, full")[-1] < 0.999
+
+
+@pytest.mark.parametrize(
+    ("family", "problem", "probed"),
+    [("bert_tags", "single_label", False), ("bert", "multi_label", False), ("bert", "regression", True)],
+)
+def test_it_is_told_of_every_problem_whose_rows_are_compared(
+    family: str, problem: str, probed: bool, tmp_path: Path
+) -> None:
+    data = make_data(family, problem, train=24, validation=12, test=24)
+    record = fine_tune(make_recipe(family, tmp_path, tmp_path / "out"), data=data)
+    same = shutil.copytree(record.output_dir, tmp_path / "same")
+    section = inspect(record, same, data=data, rows=24).sections[0]
+    assert column(section, "CKA, out") == column(section, "CKA, same") and len(section.figures) == 1
+    assert ("probe, same" in table(section, "per_block").heads) == probed
+    assert any("no probe" in note for note in section.notes) != probed
+    assert ("R2 of a linear probe" in section.figures[0].caption) == probed
+    gone = inspect(record, same).sections[0]
+    assert gone.sentence.startswith("Not shown: the rows of test cannot be read again")
 
 
 def test_a_run_without_rows_to_compare_is_refused_in_words(runs: list[RunRecord], tmp_path: Path) -> None:
