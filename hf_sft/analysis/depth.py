@@ -127,6 +127,5 @@ def _figures(blocks: Sequence[str], lines: Sequence[Line], size: int) -> dict[st
             figures[f"cka_last_block_{name}"] = line.cka[-1]
         if line.probed:
             figures[f"probe_last_block_{name}"] = line.probe[-1]
-            figures[f"probe_best_{name}"] = float(np.nanmax(line.probe))
             figures[f"probe_best_from_{name}"] = solved_at(blocks, line.probe)
     return figures

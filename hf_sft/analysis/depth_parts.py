@@ -108,8 +108,8 @@ def table_of_runs(blocks: Sequence[str], lines: Sequence[Line], role: str) -> Ta
     heads += ["best probe", "its best from"]
     caption = (
         f"Each run on all rows of {role} with its 95 % interval. Its best from: the first block whose probe comes "
-        "within 0.02 of the run's best, however good that is. A run whose last probe beats its own answers has a head "
-        "that learned too little."
+        "within 0.02 of the run's best, however good that is. A run whose last probe clearly beats its answers has a "
+        "head that learned too little."
     )
     return Table(name="runs", caption=caption, heads=heads, rows=rows)
 
