@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hf_sft.analysis.block_outputs import block_outputs
 from hf_sft.analysis.drawing import drawn, plain
 from hf_sft.analysis.finished import FinishedRun
 from hf_sft.analysis.predictions import Predictions, judged
@@ -24,11 +23,16 @@ def compare_runs(
     other: FinishedRun,
     first: Mapping[str, Predictions],
     second: Mapping[str, Predictions],
+    *,
+    names: tuple[str, str],
+    features: Callable[[FinishedRun], Mapping[str, NDArray]],
     number: int = 1,
 ) -> Section:
-    """The second run against the first. Raises DataError where they were not judged on the same rows."""
+    """The second run against the first. Raises DataError where they were not judged on the same rows.
+
+    names: what the two are called; features: what a run's blocks give for the same sample of rows.
+    """
     mine, theirs = _matched(one, other, judged(first), second)
-    names = (_name(one, other), _name(other, one))
     notes: list[str] = []
     parts: list[Part] = []
     figures: dict[str, float | int | str | None] = {"split": mine.split, "rows": len(mine)}
@@ -53,7 +57,7 @@ def compare_runs(
     if mine.problem != "regression":
         parts.append(_changed(one, mine, theirs, names))
     try:
-        picture, alike = _similarity(one, other, mine.split, names)
+        picture, alike = _similarity(features(one), features(other), names)
         parts.append(picture)
         figures["cka_last_blocks"] = alike
     except Absent as reason:
@@ -80,8 +84,17 @@ def _sentence(figures: Mapping[str, float | int | str | None], names: tuple[str,
     return text + "Look at the rows that changed sides: one kind of mistake mended, or mistakes merely moved?"
 
 
-def _name(run: FinishedRun, other: FinishedRun) -> str:
-    return run.name if run.name != other.name else f"{run.path.parent.name}/{run.name}"
+def told_apart(runs: Sequence[FinishedRun]) -> list[str]:
+    """The name of each run, after those of as many folders above it as tell it from all others."""
+    paths = [run.path.resolve().parts for run in runs]
+    names: list[str] = []
+    for number, (run, path) in enumerate(zip(runs, paths, strict=True)):
+        others = [other for other in paths if other != path]
+        depth = next((size for size in range(1, len(path)) if path[-size:] not in [one[-size:] for one in others]), 1)
+        name = "/".join(path[-depth:]) if depth > 1 else run.name
+        again = paths[:number].count(path)
+        names.append(f"{name} ({again + 1})" if again else name)
+    return names
 
 
 def _matched(
@@ -140,25 +153,18 @@ def _changed(run: FinishedRun, mine: Predictions, theirs: Predictions, names: tu
     return Table(name="changed_rows", caption=caption, heads=heads, rows=rows, shown=25)
 
 
-def _similarity(one: FinishedRun, other: FinishedRun, role: str, names: tuple[str, str]) -> tuple[Figure, float]:
+def _similarity(
+    first: Mapping[str, NDArray], second: Mapping[str, NDArray], names: tuple[str, str]
+) -> tuple[Figure, float]:
     """CKA of each block of one with each of the other, on the same sample."""
-    positions = one.sample(role)
-    found: list[dict[str, NDArray]] = []
-    for run in (one, other):
-        inputs = run.inputs(role, positions)
-        collate = run.task.collate(run.saved.processor, run.recipe)
-        outputs = block_outputs(
-            run.saved.model, inputs.rows, inputs.lengths, collate, channels_last=run.saved.channels_last
-        )
-        found.append(outputs.features)
-    values = np.array([[linear_cka(mine, theirs) for theirs in found[1].values()] for mine in found[0].values()])
+    values = np.array([[linear_cka(mine, theirs) for theirs in second.values()] for mine in first.values()])
     if not values.size:
         raise Absent("no block of these models gives one output per row")
     with drawn(0.32 * values.shape[1] + 2.6, 0.32 * values.shape[0] + 2.0) as canvas:
         (panel,) = canvas.panels()
         image = panel.imshow(values, vmin=0, vmax=1, cmap="viridis", interpolation="nearest")
-        panel.set_xticks(range(values.shape[1]), [plain(name, 14) for name in found[1]], rotation=90, fontsize=8)
-        panel.set_yticks(range(values.shape[0]), [plain(name, 14) for name in found[0]], fontsize=8)
+        panel.set_xticks(range(values.shape[1]), [plain(name, 14) for name in second], rotation=90, fontsize=8)
+        panel.set_yticks(range(values.shape[0]), [plain(name, 14) for name in first], fontsize=8)
         panel.set_xlabel(plain(names[1]))
         panel.set_ylabel(plain(names[0]))
         canvas.drawing.colorbar(image, ax=panel, label="CKA")

@@ -10,14 +10,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hf_sft.analysis import ANALYSES, FinishedRun
-from hf_sft.analysis.comparison import compare_runs
+from hf_sft.analysis.blocks_seen import BlocksSeen
+from hf_sft.analysis.comparison import compare_runs, told_apart
+from hf_sft.analysis.depth import NAME, TITLE, show_depth
 from hf_sft.analysis.files import write_files
 from hf_sft.analysis.finished import first_line
 from hf_sft.analysis.page import fragment, page
-from hf_sft.analysis.predictions import Predictions, read_predictions
+from hf_sft.analysis.predictions import Predictions, judged, read_predictions
 from hf_sft.analysis.section import Absent, Section
 from hf_sft.console import say
-from hf_sft.errors import HfSftError
+from hf_sft.errors import DataError, Finding, HfSftError
 from hf_sft.record import RunRecord
 from hf_sft.summary import number, results, splits
 from hf_sft.tables import Table, as_text
@@ -83,31 +85,48 @@ def look_inside(run: FinishedRun, names: Sequence[str]) -> Report:
 
 
 def look_at_both(runs: Sequence[FinishedRun]) -> Report:
-    """The first run against each of the others; written beside the first one's report, and into its record."""
+    """All runs side by side, and the first against each of the others.
+
+    Written beside the first one's report, and into its record.
+    """
     started = time.perf_counter()
     first, *others = runs
+    names = told_apart(runs)
     predictions = read_predictions(first.record)
-    say(f"inspect {first.name} against {', '.join(run.name for run in others)}")
-    sections = tuple(
-        compare_runs(first, run, predictions, read_predictions(run.record), number)
+    try:
+        seen = BlocksSeen(first, judged(predictions).split)
+    except Absent as reason:
+        expected = "a run whose rows can be compared one by one"
+        raise DataError(Finding(place=str(first.path), expected=expected, found=str(reason))) from reason
+    say(describe_cost_of_comparison(runs, names, len(predictions[seen.role])))
+    pairs = tuple(
+        compare_runs(
+            first,
+            run,
+            predictions,
+            read_predictions(run.record),
+            names=(names[0], names[number]),
+            features=seen.after,
+            number=number,
+        )
         for number, run in enumerate(others, 1)
     )
-    title = " and ".join(run.name for run in runs)
-    facts = tuple(fact for run in runs for fact in (f"{run.name}: {line}" for line in _facts(run)))
+    try:
+        together = show_depth(runs, names, seen)
+    except Absent as reason:
+        together = Section(name=NAME, title=TITLE, sentence=f"Not shown: {reason}.")
+    sections = (together, *pairs)
+    title = f"{', '.join(names[:-1])} and {names[-1]}"
+    facts = tuple(f"{name}: {line}" for run, name in zip(runs, names, strict=True) for line in _facts(run))
     folder = first.record.directory.report / "comparison"
     write_files(folder, page(title, facts, sections), sections)
-    found = {name: dict(one.key_figures) for name, one in zip(told_apart(runs)[1:], sections, strict=True)}
+    found = {name: dict(one.key_figures) for name, one in zip(names[1:], pairs, strict=True)}
     record = RunRecord.load(first.path)
     earlier = record.inspection.get("comparisons", {})
-    replace(record, inspection={**record.inspection, "comparisons": {**earlier, **found}}).save()
+    added = {"comparisons": {**earlier, **found}, together.name: dict(together.key_figures)}
+    replace(record, inspection={**record.inspection, **added}).save()
     seconds = time.perf_counter() - started
     return Report(title=title, facts=facts, sections=sections, folder=folder, seconds=seconds)
-
-
-def told_apart(runs: Sequence[FinishedRun]) -> list[str]:
-    """The name of each run, after that of its parent folder where two have the same."""
-    names = [run.name for run in runs]
-    return [f"{run.path.resolve().parent.name}/{run.name}" if names.count(run.name) > 1 else run.name for run in runs]
 
 
 def describe_cost(run: FinishedRun, names: Sequence[str], predictions: Mapping[str, Predictions]) -> str:
@@ -115,10 +134,23 @@ def describe_cost(run: FinishedRun, names: Sequence[str], predictions: Mapping[s
     rows = sum(map(len, predictions.values()))
     each = run.record.timings.get("evaluate", 0.0) / max(rows, 1)
     passes = sum(ANALYSES[name].passes for name in names)
-    seconds = FIXED_SECONDS + passes * run.rows * each
     sampled = f"; models look at samples of {run.rows:,} rows (seed {run.seed})" if passes else ""
-    about = f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+    about = _about(FIXED_SECONDS + passes * run.rows * each)
     return f"inspect {run.name}: {', '.join(name for name in ANALYSES if name in names)}{sampled}; about {about}"
+
+
+def describe_cost_of_comparison(runs: Sequence[FinishedRun], names: Sequence[str], rows: int) -> str:
+    """The same of several runs, which have so many rows to compare and share one sample of them."""
+    first = runs[0]
+    each = [run.record.timings.get("evaluate", 0.0) / max(rows, 1) for run in runs]
+    size = min(first.rows, rows)
+    seconds = FIXED_SECONDS * len(runs) + (sum(each) + max(each)) * size
+    told = f"{len(runs)} models, and the one before training, look at a sample of {size:,} rows (seed {first.seed})"
+    return f"inspect {names[0]} against {', '.join(names[1:])}: {told}; about {_about(seconds)}"
+
+
+def _about(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
 
 
 def _section(run: FinishedRun, predictions: Mapping[str, Predictions], name: str) -> Section:

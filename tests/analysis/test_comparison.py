@@ -11,8 +11,8 @@ from analysis_runs import finish_text
 from record_fixture import make_record
 
 from hf_sft import RunRecord, inspect
+from hf_sft.analysis.comparison import told_apart
 from hf_sft.analysis.finished import FinishedRun
-from hf_sft.analysis.report import told_apart
 from hf_sft.errors import DataError, RecipeError
 
 
@@ -37,7 +37,7 @@ def changed_copy(run: Path, folder: Path, flipped: list[int]) -> Path:
 
 
 def test_a_run_beside_itself_changes_nothing(run: Path, tmp_path: Path) -> None:
-    (section,) = inspect(run, changed_copy(run, tmp_path / "same", []), rows=24).sections
+    _, section = inspect(run, changed_copy(run, tmp_path / "same", []), rows=24).sections
     assert section.key_figures["only_first_right"] == section.key_figures["only_second_right"] == 0
     assert section.key_figures["mcnemar_p"] == 1 and section.key_figures["gain"] == 0
     assert section.key_figures["cka_last_blocks"] == pytest.approx(1)
@@ -46,7 +46,7 @@ def test_a_run_beside_itself_changes_nothing(run: Path, tmp_path: Path) -> None:
 
 def test_rows_that_changed_sides_are_counted_and_shown(run: Path, tmp_path: Path) -> None:
     flipped = [0, 3, 4, 10, 11, 20, 33]
-    (section,) = inspect(run, changed_copy(run, tmp_path / "other", flipped), rows=24).sections
+    _, section = inspect(run, changed_copy(run, tmp_path / "other", flipped), rows=24).sections
     before = pd.read_parquet(run / "predictions" / "test.parquet")
     right = (before["reference"] == before["prediction"])[flipped]
     assert section.key_figures["only_first_right"] == right.sum()
