@@ -11,12 +11,14 @@ import pyarrow.parquet
 import pytest
 import torch
 import transformers
+from huggingface_hub import ModelCard
 from tiny_runs import make_data, make_recipe, prepare, weights
 
 from hf_sft import fine_tune
 from hf_sft.job import Job
 from hf_sft.modeling.anatomy import find_blocks
 from hf_sft.modeling.lora import adapter_parameters
+from hf_sft.record import RunRecord
 
 FAMILIES = {"bert_tags": "entity_f1", "segformer": "mean_iou", "rt_detr": "map"}  # family -> a metric: others take time
 STEPS = 3
@@ -67,6 +69,27 @@ def test_frozen_blocks_stay_and_the_saved_model_gives_the_predictions(
     else:
         assert all(changed & names for names in blocks.values())
     answers_alike(work, model, record.directory.predictions("test"))
+    card_serves(record, data["test"][0], run=strategy in ("lora alone", "rules"))
+
+
+def card_serves(record: RunRecord, row: dict[str, Any], *, run: bool) -> None:
+    """The card holds the metrics and the lines that load the model, which (run) answer for a row."""
+    card = (record.directory.model / "README.md").read_text(encoding="utf-8")
+    data: Any = ModelCard(card).data
+    results = {result.metric_name: result.metric_value for result in data.eval_results}
+    assert results == record.metrics["test"] and len(results) > 1
+    assert f"pipeline_tag: {record.recipe['task']}" in card and "path/to/model" in card
+    for name, value in results.items():
+        assert f"| test | {name} | {value:.4f} |" in card
+    (snippet,) = re.findall(r"^```python\n(.*?)^```$", card, re.DOTALL | re.MULTILINE)
+    *lines, asked = snippet.replace("path/to/model", str(record.directory.model)).rstrip().split("\n")
+    assert asked.startswith("print(")
+    if run:
+        names: dict[str, Any] = {}
+        exec("\n".join(lines), names)
+        ask = names[asked.removeprefix("print(").partition("(")[0]]
+        answers = ask(row["image"] if "image" in row else " ".join(row["tokens"]))
+        assert {answer.get("label", answer.get("entity_group")) for answer in answers} <= set(record.labels["names"])
 
 
 def named_parameters(model: Any) -> set[str]:
@@ -106,6 +129,7 @@ def answers_alike(work: Job, model: Any, file: Path) -> None:
     """The model's answers to the test rows, written as a run writes them, are those of its predictions file."""
     inputs = work.inputs["test"]
     rows = work.evaluator.predict(model, inputs.rows, inputs.lengths, work.labels)
+    assert inputs.targets is not None
     rows["references"] = inputs.targets
     written = work.task.write(rows, work.labels, work.recipe, inputs.source)
     table = pyarrow.parquet.read_table(file)
