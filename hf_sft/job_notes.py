@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from hf_sft.modeling.build import Built
+from hf_sft.modeling.convex import METHODS
 from hf_sft.modeling.rules import Rule
 from hf_sft.modeling.source import find_model
 from hf_sft.recipe import Recipe
@@ -71,11 +72,16 @@ def tuning_notes(
     notes = describe_turns(rules, recipe.tuning, steps=steps, epochs=epochs)
     drawn = recipe.tuning.reinit_layers is not None or not probe.warms(recipe)
     if recipe.tuning.wise_ft and built.new and drawn and not probe.solves(recipe):
-        notes.append(
-            "wise_ft goes back towards weights that were drawn at random, so that alphas far from 1 can hardly do; "
-            "with tuning.warm_start: linear_probe, and without reinit_layers, it goes back to a head that was solved"
-        )
+        notes.append(f"wise_ft goes back towards weights that were drawn at random, {_remedy(built, rows)}")
     return notes
+
+
+def _remedy(built: Built, rows: int | None) -> str:
+    """rows: None for a stream, of which no head is solved."""
+    if built.labels.problem not in METHODS or rows is None:
+        return "so that alphas far from 1 can hardly do, and no head can be solved here to go back to"
+    solved = "with tuning.warm_start: linear_probe, and without reinit_layers, it goes back to a head that was solved"
+    return f"so that alphas far from 1 can hardly do; {solved}"
 
 
 def _window_notes(inputs: Mapping[str, Inputs], limit: int) -> list[str]:

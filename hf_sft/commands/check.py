@@ -38,7 +38,7 @@ from hf_sft.tasks.objective import check_objective, describe_penalty
 from hf_sft.training.arguments import fill_training
 from hf_sft.training.global_batch import describe_batch
 from hf_sft.training.learning_rates import default_learning_rate
-from hf_sft.training.probe import notes, refuse_problem, solves, warms
+from hf_sft.training.probe import notes, refuse_problem, refuse_stream, solves, warms
 
 MOST_ROWS = 10_000  # looked at in each split, unless all are asked for
 T = TypeVar("T")
@@ -185,13 +185,15 @@ def _look(
     book.notes += [] if target is None else [target.words]
     if machine is not None:
         book.attempt(lambda: job.check_batch(recipe, machine))
+    if probed:
+        book.attempt(lambda: refuse_stream(recipe))
     found = book.attempt(lambda: load_data(recipe, task, data))
     opened = book.attempt(lambda: open_model(recipe, task, trust_remote_code=trust))
     facts: dict[str, Any] = {}
     metrics = None
     if found is not None:
         book.attempt(lambda: job.check_validation(recipe, found))
-        book.attempt(lambda: refuse_problem(recipe, found.labels.problem))
+        book.attempt(lambda: refuse_problem(recipe, found.labels.problem, asked=probed))
         penalty = book.attempt(lambda: check_objective(recipe, task, found))
         book.notes += describe_penalty(penalty, found.labels) if penalty else []
         metrics = book.attempt(lambda: job.find_metrics(recipe, found, functions, trust))

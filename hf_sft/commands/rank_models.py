@@ -23,6 +23,7 @@ from hf_sft.errors import DataError, Finding, HfSftError, RecipeError
 from hf_sft.job import Job
 from hf_sft.metrics.metric import Metric
 from hf_sft.modeling.build import open_model
+from hf_sft.modeling.convex import METHODS
 from hf_sft.modeling.folds import choose_rows
 from hf_sft.modeling.old_head import read_old_head
 from hf_sft.recipe import Objective, Recipe, Run
@@ -108,6 +109,17 @@ def _check_arguments(recipe: Recipe, folds: int, rows: int) -> None:
     if recipe.dataset.streaming:
         expected = "training rows that can be read at once"
         raise RecipeError(Finding(place="dataset.streaming", expected=expected, found="streaming: true"))
+    if not TASKS[recipe.task].problems.keys() & METHODS:
+        expected = f"a task with a head that can be solved: {', '.join(_rankable())}"
+        fix = (
+            "fine-tune each candidate for a few steps (hf-sft run ... training.max_steps=200), then hf-sft show RUN..."
+        )
+        raise RecipeError(Finding(place="task", expected=expected, found=recipe.task, fix=fix))
+
+
+def _rankable() -> list[str]:
+    """Tasks of which a linear probe says something: one row, one answer."""
+    return [name for name, task in TASKS.items() if task.problems.keys() & METHODS]
 
 
 def _base_recipe(recipe: Recipe) -> Recipe:

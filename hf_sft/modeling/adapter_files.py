@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from torch import nn
 
 from hf_sft.modeling.anatomy import head_modules
 from hf_sft.modeling.lora import ADAPTER, adapter_parameters
@@ -43,7 +44,8 @@ def save_adapters(model: Any, folder: Path, *, auto_model: str, base: str, revis
         name.rpartition(".")[0] for name in adapters
     }
     head = list(head_modules(model))
-    whole = sorted({*head, *(name for name in others if not any(f"{name}.".startswith(f"{part}.") for part in head))})
+    below = {name for name in others if not any(f"{name}.".startswith(f"{part}.") for part in head)}
+    whole = sorted(part for name in {*head, *below} for part in _called_parts(model, name))
     tensors = {
         f"base_model.model.{name.replace(f'.{ADAPTER}.', '.') if name in adapters else name}": value.cpu().contiguous()
         for name, value in model.state_dict().items()
@@ -60,6 +62,14 @@ def save_adapters(model: Any, folder: Path, *, auto_model: str, base: str, revis
     described = copy.deepcopy(model.config)
     described.architectures = [type(model).__name__]
     described.save_pretrained(folder / CONFIG)
+
+
+def _called_parts(model: nn.Module, name: str) -> list[str]:
+    """A module's name; for a list of modules, which is no layer and which PEFT does not wrap, those of its entries."""
+    module = model.get_submodule(name)
+    if not isinstance(module, (nn.ModuleList, nn.ModuleDict)):
+        return [name]
+    return [part for child, _ in module.named_children() for part in _called_parts(model, f"{name}.{child}")]
 
 
 def load_adapted(auto_class: Any, folder: str, config: Any, *, trust_remote_code: bool = False) -> Any:

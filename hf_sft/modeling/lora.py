@@ -32,7 +32,8 @@ def add_adapters(model: Any, layers: Sequence[Block], new: frozenset[str], setti
     layers: the blocks that may carry adapters. new: parameters that start untrained: they train whole.
     auto means all linear layers and plain convolutions of these blocks, not those of attention alone: as good as
     training everything where the data are few (Dettmers et al. 2023, section 4; Schulman et al. 2025, "LoRA without
-    regret"). Raises RecipeError for a pattern that means no layer, ModelError where auto finds none.
+    regret"). Raises RecipeError for a pattern that means no layer, ModelError where auto finds none, and for adapters
+    that stay and could not be read back.
     """
     from peft import LoraConfig, inject_adapter_in_model
 
@@ -59,7 +60,8 @@ def add_adapters(model: Any, layers: Sequence[Block], new: frozenset[str], setti
         target_modules=targets,
         fan_in_fan_out=isinstance(modules[targets[0]], Conv1D),
     )
-    inject_adapter_in_model(config, model, ADAPTER)
+    with _ties_untold(model, settings):
+        inject_adapter_in_model(config, model, ADAPTER)
     for name in targets:
         adapted = model.get_submodule(name)
         for read in READ_OF_CONVOLUTIONS:
@@ -68,6 +70,33 @@ def add_adapters(model: Any, layers: Sequence[Block], new: frozenset[str], setti
     kinds = dict.fromkeys(re.sub(r"\.\d+\b", ".*", name) for name in targets)
     shown = ", ".join(list(kinds)[:6]) + (" ..." if len(kinds) > 6 else "")
     return f"adapters of rank {settings.rank} on {len(targets)} layers: {shown}"
+
+
+@contextmanager
+def _ties_untold(model: Any, settings: Lora) -> Iterator[None]:
+    """PEFT asks a model with tied weights for its input embeddings; detectors that tie their heads have none.
+
+    Heads carry no adapter, so that the ties do not concern it. Raises ModelError where it would have to read them
+    back: it knows a tied head as two.
+    """
+    ties = getattr(model, "_tied_weights_keys", None)
+    try:
+        model.get_input_embeddings()
+    except NotImplementedError:
+        if ties and not settings.merge:
+            expected, found = (
+                "a model that PEFT can put together again",
+                f"{type(model).__name__}, whose heads are tied",
+            )
+            fix = "set merge: true, which leaves a plain model"
+            raise ModelError(Finding(place="tuning.lora.merge", expected=expected, found=found, fix=fix)) from None
+        if ties:
+            model._tied_weights_keys = None
+    try:
+        yield
+    finally:
+        if ties:
+            model._tied_weights_keys = ties
 
 
 def can_carry(module: nn.Module) -> bool:

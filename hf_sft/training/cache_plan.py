@@ -102,10 +102,13 @@ def decide(job: Job, *, probed: Sequence[str] = ()) -> Plan | None:
     tuning.cache: on cannot be, EnvironmentProblem where the disk has no room for it.
     """
     wanted, tuning = job.recipe.tuning.cache, job.recipe.tuning
-    idle = [key for key in ("cache_dir", "cache_views") if getattr(tuning, key) is not None]
-    if idle and not job.frozen and wanted == "auto":
-        say(f"without effect: {' and '.join(f'tuning.{key}' for key in idle)}; every weight trains from the start")
-    if wanted == "off" or (wanted == "auto" and not job.frozen):
+    keys = [f"tuning.{key}" for key in ("cache_dir", "cache_views") if getattr(tuning, key) is not None]
+    idle = f"without effect: {' and '.join(keys)}" if keys else ""
+    if wanted == "off":
+        return None
+    if wanted == "auto" and not job.frozen and tuning.strategy != "gradual":
+        if idle:
+            say(f"{idle}; {_nothing_stays(job)}")
         return None
     found = _refusal(job, probed) or _plan(job, wanted, probed)
     if isinstance(found, Plan):
@@ -113,15 +116,22 @@ def decide(job: Job, *, probed: Sequence[str] = ()) -> Plan | None:
     if wanted == "on":
         fix = "leave tuning.cache at auto"
         raise RecipeError(Finding(place="tuning.cache", expected="frozen layers to record", found=found, fix=fix))
-    say(f"frozen layers are computed anew each epoch: {found}")
+    say("; ".join(filter(None, [f"frozen layers are computed anew each epoch: {found}", idle])))
     return None
+
+
+def _nothing_stays(job: Job) -> str:
+    """Why no weight is frozen throughout."""
+    if job.recipe.tuning.strategy == "gradual":
+        return "strategy gradual moves the boundary as blocks are unfrozen"
+    return "every weight trains from the start"
 
 
 def _refusal(job: Job, probed: Sequence[str]) -> str:
     """What of the recipe or the machine does not go with it; empty where nothing does."""
     recipe, environment = job.recipe, os.environ
     if not job.frozen:
-        return "every weight trains from the start"
+        return _nothing_stays(job)
     if recipe.dataset.streaming:
         return "a stream is read once"
     if job.task.parts is not None:
@@ -135,7 +145,7 @@ def _refusal(job: Job, probed: Sequence[str]) -> str:
     if recipe.objective.mixup is not None or recipe.objective.cutmix is not None:
         return "objective.mixup and cutmix mix each row with another one"
     if recipe.tuning.strategy == "gradual":
-        return "strategy gradual moves the boundary"
+        return _nothing_stays(job)
     for key, why in (
         ("torch_compile", "takes the model as a whole"),
         ("activation_checkpointing", "computes layers twice, from inputs that were not recorded"),

@@ -90,7 +90,8 @@ def refuse_problem(recipe: Recipe, problem: str, *, asked: bool = False) -> None
     if problem in METHODS or not probed_splits(recipe, asked=asked):
         return
     place = "tuning.solver" if solves(recipe) else "tuning.warm_start" if warms(recipe) else "with_probe"
-    expected, fix = f"a problem whose head can be solved: {', '.join(METHODS)}", "leave it out, and train the head"
+    expected = f"a problem whose head can be solved: {', '.join(METHODS)}"
+    fix = "leave out --with-probe (with_probe)" if place == "with_probe" else "leave it out, and train the head"
     raise RecipeError(Finding(place=place, expected=expected, found=f"problem {problem}", fix=fix))
 
 

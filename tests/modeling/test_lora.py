@@ -10,6 +10,7 @@ import pytest
 import torch
 import transformers
 from families import ALL, HEADS, build_any, example, load, settings_for
+from tiny import save_detector
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
@@ -281,6 +282,40 @@ def test_saved_adapters_on_their_base_are_the_model(family: str, tmp_path: Path)
 def example_of(family: str) -> dict[str, torch.Tensor]:
     torch.manual_seed(2)
     return example(family)
+
+
+def test_heads_at_each_layer_of_a_decoder_are_saved_one_by_one(tmp_path: Path) -> None:
+    """Lists of heads, which PEFT cannot wrap; read by PEFT and by transformers itself."""
+    auto, base, folder = transformers.AutoModelForObjectDetection, tmp_path / "base", tmp_path / "adapters"
+    model = auto.from_pretrained(save_detector("rt_detr", base))
+    lora(model)
+    freeze(model, decide(model, NONE, settings_for("lora")))
+    disturb(model)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name in head_parameters(model):
+            parameter = model.get_parameter(name)
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    save_adapters(model, folder, auto_model=auto.__name__, base=str(base), revision=None)
+    inputs = {"pixel_values": torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(2))}
+    config = transformers.AutoConfig.from_pretrained(folder, subfolder="config")
+    for other in (load_adapted(auto, str(folder), config), auto.from_pretrained(folder, config=config)):
+        torch.testing.assert_close(outputs(other, inputs), outputs(model, inputs), atol=1e-4, rtol=1e-4)
+    kept = load_adapted(auto, str(folder), config).state_dict()
+    assert all(torch.equal(kept[name], model.get_parameter(name)) for name in head_parameters(model))
+
+
+def test_adapters_below_tied_heads_are_merged_or_refused_before_training(tmp_path: Path) -> None:
+    auto = transformers.AutoModelForObjectDetection
+    save_detector("deformable_detr", tmp_path)
+    model = auto.from_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=r"tuning\.lora\.merge\n.*PEFT can put together again\n.*heads are tied"):
+        lora(model, merge=False)
+    ties = model._tied_weights_keys
+    lora(model)
+    assert adapter_parameters(model) and model._tied_weights_keys == ties
+    merge_adapters(model)
+    assert list(model.state_dict()) == list(auto.from_pretrained(tmp_path).state_dict())
 
 
 def test_peft_s_own_class_reads_saved_adapters(tmp_path: Path) -> None:

@@ -630,7 +630,7 @@ def test_check_speaks_of_pixels_and_draws_rows_as_the_model_sees_them(models: Pa
     recipe = make_recipe("segformer", models, tmp_path / f"checked{tmp_path.name}", augment=["random_resized_crop"])
     rows = {"train": masked(8, ignored=255), "validation": masked(4, seed=1)}
     recipe = recipe.model_copy(update={"dataset": recipe.dataset.model_copy(update={"ignore_label": 255})})
-    report = check(recipe, data=rows, with_probe=True)
+    report = check(recipe, data=rows)
     assert report.ok, str(report)
     shares = report.data["train"]["pixels"]
     assert sum(shares.values()) == pytest.approx(1) and shares["0"] > shares["1"] > shares["2"] > 0

@@ -100,6 +100,24 @@ def test_tasks_whose_rows_cannot_be_replayed_say_so(
         decide(job_of(family, models, tmp_path / "on", HEAD))
 
 
+def test_views_of_a_task_whose_rows_cannot_be_replayed_are_named(
+    models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tuning = {**HEAD, "cache": "auto", "cache_views": 2}
+    assert decide(job_of("segformer", models, tmp_path, tuning, augment=["horizontal_flip"])) is None
+    said = " ".join(capsys.readouterr().out.split())
+    assert "read with the image are not recorded; without effect: tuning.cache_dir and tuning.cache_views" in said
+
+
+def test_gradual_says_that_the_boundary_moves(models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tuning = {"strategy": "gradual", "gradual": {"every": 1, "unit": "steps"}}
+    words = "moves the boundary as blocks are unfrozen"
+    assert decide(job_of("bert", models, tmp_path / "auto", {**tuning, "cache": "auto"})) is None
+    assert words in " ".join(capsys.readouterr().out.split())
+    with pytest.raises(RecipeError, match=words):
+        decide(job_of("bert", models, tmp_path / "on", tuning))
+
+
 @pytest.mark.parametrize(
     ("training", "environment", "words"),
     [
