@@ -79,7 +79,8 @@ def open_model(recipe: Recipe, task: Task, *, trust_remote_code: bool = False) -
     processor = _load_processor(source, recipe, task, config, trust_remote_code)
     classifier = None
     if type(config) not in _auto(task)._model_mapping and task.on_backbone:
-        known, classifier, config = None, config, backbones.make_config(task.on_backbone, config)
+        classifier, size = config, getattr(processor, "size", None)
+        known, config = None, backbones.make_config(task.on_backbone, classifier, source.name, size)
     _override(config, recipe.model.config)
     return Opened(source=source, config=config, processor=processor, known=known, classifier=classifier)
 
@@ -156,8 +157,11 @@ def _load_config(source: ModelSource, recipe: Recipe, task: Task, trust_remote_c
     config = read_config(source.name, revision=recipe.model.revision, trust_remote_code=trust_remote_code)
     known = type(config) in _auto(task)._model_mapping or (task.on_backbone and backbones.has_backbone(config))
     if not known and not (trust_remote_code and hasattr(config, "auto_map")):
-        expected, found = f"an architecture that can do {task.name}", f"{config.model_type} ({source.name})"
-        raise ModelError(Finding(place="model.name", expected=expected, found=found, fix="is the task the right one?"))
+        expected, fix = f"an architecture that can do {task.name}", "is the task the right one?"
+        if task.on_backbone:
+            expected, fix = backbones.explain_unfit(config, task.name)
+        found = f"{config.model_type} ({source.name})"
+        raise ModelError(Finding(place="model.name", expected=expected, found=found, fix=fix))
     return config
 
 
