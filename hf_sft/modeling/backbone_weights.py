@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-TIMM, GETTER = "_backbone.", "_backbone.model."  # transformers' wrapper around timm's features, and timm's own in it
+TIMM = "_backbone."  # transformers' wrapper around timm's features
+WHOLE = ("_backbone.model.", "_backbone.body.")  # where timm's features hold the classifier as it is
 OF_CLASSIFIER = "timm_model."
 ONLY_IN_BACKBONES = "hidden_states_norms."  # one for each map given; no classifier has them
 COUNTER = "num_batches_tracked"  # of BatchNorm: nothing reads it, and old checkpoints lack it
@@ -26,8 +27,8 @@ def pair_names(own: Mapping[str, Any], given: Mapping[str, Any], prefix: str) ->
     """
     theirs = _by_spelling(given, (OF_CLASSIFIER, prefix))
     needed = [name for name in own if not only_in_backbone(name)]
-    wrapped = (GETTER,) if all(name.startswith(GETTER) for name in needed) else (TIMM, prefix)
-    ours = _by_spelling(needed, wrapped)
+    inside = tuple(whole for whole in WHOLE if all(name.startswith(whole) for name in needed))
+    ours = _by_spelling(needed, inside or (TIMM, prefix))
     pairs = {
         name: theirs[spelling]
         for spelling, name in ours.items()

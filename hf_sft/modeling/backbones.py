@@ -197,12 +197,11 @@ def load(source: ModelSource, classifier: Any, model: Any, revision: str | None)
 
     Raises ModelError where a weight of the backbone is not in the classifier, or is of another shape.
     """
-    wrapper = _load_classifier(source, classifier, revision)
-    state = wrapper.state_dict()
+    state, prefix = _load_classifier(source, classifier, revision)
     place = TOPS[model.config.model_type].place
     backbone = model.get_submodule(place)
     own = backbone.state_dict()
-    pairs, missing = pair_names(own, state, f"{wrapper.base_model_prefix}.")
+    pairs, missing = pair_names(own, state, prefix)
     if missing:
         raise _unlike(source.name, missing)
     backbone.load_state_dict({name: state[theirs] for name, theirs in pairs.items()}, strict=False)
@@ -214,9 +213,20 @@ def load(source: ModelSource, classifier: Any, model: Any, revision: str | None)
     return new, f"{len(pairs)} tensors of a classifier loaded as the backbone of a {name}, whose head is new{also}"
 
 
-def _load_classifier(source: ModelSource, classifier: Any, revision: str | None) -> Any:
+def _load_classifier(source: ModelSource, classifier: Any, revision: str | None) -> tuple[dict[str, torch.Tensor], str]:
+    """(Name -> what the checkpoint holds, nothing that was drawn; the prefix of the base model)."""
     if source.architecture is not None:
         classifier.num_labels = 2
-        return timm_models.load(source, classifier)[0]
-    auto_class = transformers.AutoModelForImageClassification
-    return auto_class.from_pretrained(source.name, revision=revision, dtype=torch.float32, use_safetensors=True)
+        wrapper, drawn, _ = timm_models.load(source, classifier)
+    else:
+        wrapper, info = transformers.AutoModelForImageClassification.from_pretrained(
+            source.name,
+            revision=revision,
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            use_safetensors=True,
+        )
+        drawn = frozenset(info["missing_keys"]) | {name for name, *_ in info["mismatched_keys"]}
+    state = {name: value for name, value in wrapper.state_dict().items() if name not in drawn}
+    return state, f"{wrapper.base_model_prefix}."

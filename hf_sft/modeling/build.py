@@ -107,7 +107,8 @@ def build_model(
             new, report = frozenset(n for n, _ in model.named_parameters()), "random weights: nothing is loaded"
         elif opened.classifier is not None:
             model = _auto(task).from_config(config, dtype=torch.float32)
-            new, report = backbones.load(source, opened.classifier, model, recipe.model.revision)
+            with _reading(source, "an image classifier"):
+                new, report = backbones.load(source, opened.classifier, model, recipe.model.revision)
         elif source.architecture is not None:
             model, new, report = timm_models.load(source, config)
         else:
@@ -225,7 +226,7 @@ def _override(config: Any, overrides: dict[str, Any]) -> None:
 def _load(
     source: ModelSource, recipe: Recipe, task: Task, config: Any, *, keep: bool, trust: bool
 ) -> tuple[Any, frozenset[str], str]:
-    try:
+    with _reading(source, f"a {task.name} model"):
         model, info = _auto(task).from_pretrained(
             source.name,
             revision=recipe.model.revision,
@@ -236,11 +237,6 @@ def _load(
             use_safetensors=True,
             trust_remote_code=trust,
         )
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-        found = (str(error).splitlines() or [type(error).__name__])[0]
-        expected = f"a {task.name} model with safetensors weights at {source.name}"
-        found, fix = explain_weights(source.name, found)
-        raise ModelError(Finding(place="model.name", expected=expected, found=found, fix=fix)) from error
     before = {name: shape[0] for name, shape, _ in info["mismatched_keys"] if shape}
     new = set(info["missing_keys"]) | {name for name, _, _ in info["mismatched_keys"]}
     _check_only_head_is_new(model, new, source)
@@ -255,6 +251,18 @@ def _load(
     new &= {name for name, _ in model.named_parameters()}  # a new head's BatchNorm statistics are nothing that learns
     outputs = max((len(layer.weight) for layer in layers.values()), default=config.num_labels)  # type: ignore[arg-type]
     return model, frozenset(new), _report(layers, before, new, inside, loaded, outputs)
+
+
+@contextmanager
+def _reading(source: ModelSource, what: str) -> Iterator[None]:
+    """Raises ModelError for weights that transformers cannot read."""
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        found = (str(error).splitlines() or [type(error).__name__])[0]
+        expected = f"{what} with safetensors weights at {source.name}"
+        found, fix = explain_weights(source.name, found)
+        raise ModelError(Finding(place="model.name", expected=expected, found=found, fix=fix)) from error
 
 
 def explain_weights(name: str, found: str) -> tuple[str, str]:
