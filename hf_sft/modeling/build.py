@@ -79,7 +79,8 @@ def open_model(recipe: Recipe, task: Task, *, trust_remote_code: bool = False) -
     processor = _load_processor(source, recipe, task, config, trust_remote_code)
     classifier = None
     if type(config) not in _auto(task)._model_mapping and task.on_backbone:
-        known, classifier, config = None, config, backbones.make_config(task.on_backbone, config)
+        classifier, size = config, getattr(processor, "size", None)
+        known, config = None, backbones.make_config(task.on_backbone, classifier, source.name, size)
     _override(config, recipe.model.config)
     return Opened(source=source, config=config, processor=processor, known=known, classifier=classifier)
 
@@ -106,7 +107,8 @@ def build_model(
             new, report = frozenset(n for n, _ in model.named_parameters()), "random weights: nothing is loaded"
         elif opened.classifier is not None:
             model = _auto(task).from_config(config, dtype=torch.float32)
-            new, report = backbones.load(source, opened.classifier, model, recipe.model.revision)
+            with _reading(source, "an image classifier"):
+                new, report = backbones.load(source, opened.classifier, model, recipe.model.revision)
         elif source.architecture is not None:
             model, new, report = timm_models.load(source, config)
         else:
@@ -156,8 +158,11 @@ def _load_config(source: ModelSource, recipe: Recipe, task: Task, trust_remote_c
     config = read_config(source.name, revision=recipe.model.revision, trust_remote_code=trust_remote_code)
     known = type(config) in _auto(task)._model_mapping or (task.on_backbone and backbones.has_backbone(config))
     if not known and not (trust_remote_code and hasattr(config, "auto_map")):
-        expected, found = f"an architecture that can do {task.name}", f"{config.model_type} ({source.name})"
-        raise ModelError(Finding(place="model.name", expected=expected, found=found, fix="is the task the right one?"))
+        expected, fix = f"an architecture that can do {task.name}", "is the task the right one?"
+        if task.on_backbone:
+            expected, fix = backbones.explain_unfit(config, task.name)
+        found = f"{config.model_type} ({source.name})"
+        raise ModelError(Finding(place="model.name", expected=expected, found=found, fix=fix))
     return config
 
 
@@ -221,7 +226,7 @@ def _override(config: Any, overrides: dict[str, Any]) -> None:
 def _load(
     source: ModelSource, recipe: Recipe, task: Task, config: Any, *, keep: bool, trust: bool
 ) -> tuple[Any, frozenset[str], str]:
-    try:
+    with _reading(source, f"a {task.name} model"):
         model, info = _auto(task).from_pretrained(
             source.name,
             revision=recipe.model.revision,
@@ -232,11 +237,6 @@ def _load(
             use_safetensors=True,
             trust_remote_code=trust,
         )
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-        found = (str(error).splitlines() or [type(error).__name__])[0]
-        expected = f"a {task.name} model with safetensors weights at {source.name}"
-        found, fix = explain_weights(source.name, found)
-        raise ModelError(Finding(place="model.name", expected=expected, found=found, fix=fix)) from error
     before = {name: shape[0] for name, shape, _ in info["mismatched_keys"] if shape}
     new = set(info["missing_keys"]) | {name for name, _, _ in info["mismatched_keys"]}
     _check_only_head_is_new(model, new, source)
@@ -251,6 +251,18 @@ def _load(
     new &= {name for name, _ in model.named_parameters()}  # a new head's BatchNorm statistics are nothing that learns
     outputs = max((len(layer.weight) for layer in layers.values()), default=config.num_labels)  # type: ignore[arg-type]
     return model, frozenset(new), _report(layers, before, new, inside, loaded, outputs)
+
+
+@contextmanager
+def _reading(source: ModelSource, what: str) -> Iterator[None]:
+    """Raises ModelError for weights that transformers cannot read."""
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        found = (str(error).splitlines() or [type(error).__name__])[0]
+        expected = f"{what} with safetensors weights at {source.name}"
+        found, fix = explain_weights(source.name, found)
+        raise ModelError(Finding(place="model.name", expected=expected, found=found, fix=fix)) from error
 
 
 def explain_weights(name: str, found: str) -> tuple[str, str]:
