@@ -19,13 +19,20 @@ from hf_sft.metrics.temperature import doubt, fit_temperature, tempered
 NUM_BINS = 15  # as the metric expected_calibration_error
 COVERAGES = (1.0, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
 RESAMPLES = 400
+NOT_SURE = {  # problems whose predictions carry no probability of being right
+    "regression": "a number comes without a probability of being right",
+    "tags": "of words with tags the predictions keep the tags, and no probability for each of them",
+    "pixels": "of masks the predictions keep how much of an image each class has, and no probability of a pixel",
+    "boxes": "a detector's scores put its boxes in order; whether one is right depends on how much it has to overlap, "
+    "so there is no one share of right ones to hold them against",
+}
 
 
 def show_confidence(run: FinishedRun, predictions: Mapping[str, Predictions]) -> Section:
     """Calibration before and after a temperature fitted on validation; accuracy against coverage; thresholds."""
-    part = judged(predictions)
-    if part.problem not in ("single_label", "multi_label"):
-        raise Absent("the predictions of this run carry no probability for each label")
+    if run.labels.problem in NOT_SURE:
+        raise Absent(NOT_SURE[run.labels.problem])
+    part = judged(predictions, run.record)
     scores, notes = {"as trained": part.scores}, []
     figures: dict[str, float | int | str | None] = {"split": part.split}
     temperature: float | None = None

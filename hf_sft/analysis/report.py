@@ -14,7 +14,7 @@ from hf_sft.analysis.comparison import compare_runs
 from hf_sft.analysis.files import write_files
 from hf_sft.analysis.finished import first_line
 from hf_sft.analysis.page import fragment, page
-from hf_sft.analysis.predictions import Predictions, read_predictions
+from hf_sft.analysis.predictions import Predictions, gone, read_predictions
 from hf_sft.analysis.section import Absent, Section
 from hf_sft.console import say
 from hf_sft.errors import HfSftError
@@ -67,10 +67,10 @@ def look_inside(run: FinishedRun, names: Sequence[str]) -> Report:
     """
     started = time.perf_counter()
     predictions = read_predictions(run.record)
-    say(describe_cost(run, names, predictions))
+    say(describe_cost(run, names))
     sections = tuple(_section(run, predictions, name) for name in ANALYSES if name in names)
     title = f"{run.name}: {run.record.recipe['task']}"
-    facts = _facts(run)
+    facts = (*_facts(run), *gone(run.record))
     folder = run.record.directory.report
     whole = len(sections) == len(ANALYSES)
     file = "index.html" if whole else f"{'_'.join(section.name for section in sections)}.html"
@@ -110,13 +110,17 @@ def told_apart(runs: Sequence[FinishedRun]) -> list[str]:
     return [f"{run.path.resolve().parent.name}/{run.name}" if names.count(run.name) > 1 else run.name for run in runs]
 
 
-def describe_cost(run: FinishedRun, names: Sequence[str], predictions: Mapping[str, Predictions]) -> str:
+def describe_cost(run: FinishedRun, names: Sequence[str]) -> str:
     """One line: what is looked at, on how many rows, and about how long that takes on the machine of the run."""
-    rows = sum(map(len, predictions.values()))
-    each = run.record.timings.get("evaluate", 0.0) / max(rows, 1)
-    passes = sum(ANALYSES[name].passes for name in names)
-    seconds = FIXED_SECONDS + passes * run.rows * each
-    sampled = f"; models look at samples of {run.rows:,} rows (seed {run.seed})" if passes else ""
+    sizes = {role: int(part["rows"]) for role, part in run.record.data.items() if isinstance(part, Mapping)}
+    evaluated = sum(sizes.get(role, 0) for role in ("validation", "test"))
+    each = run.record.timings.get("evaluate", 0.0) / max(evaluated, 1)
+    judged = min(run.rows, sizes.get(run.judged_role, 0))
+    chosen = [ANALYSES[name] for name in names]
+    rows = sum(one.passes * judged for one in chosen)
+    rows += sum(min(run.rows * many, sizes.get(role, 0)) for one in chosen for role, many in one.once.items())
+    seconds = FIXED_SECONDS + rows * each
+    sampled = f"; models look at samples of up to {run.rows:,} rows (seed {run.seed})" if rows else ""
     about = f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
     return f"inspect {run.name}: {', '.join(name for name in ANALYSES if name in names)}{sampled}; about {about}"
 

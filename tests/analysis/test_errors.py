@@ -7,10 +7,13 @@ import types
 import numpy as np
 import pytest
 from analysis_runs import drawn_scores, single
+from record_fixture import make_record
 
 from hf_sft.analysis import confusion, errors
-from hf_sft.analysis.errors import _able_to_doubt
+from hf_sft.analysis.errors import _able_to_doubt, _doubtful, _temperature
+from hf_sft.analysis.finished import FinishedRun
 from hf_sft.analysis.label_errors import likely_label_errors
+from hf_sft.analysis.predictions import Predictions
 from hf_sft.analysis.proportions import adjusted, f1_interval, fewer_right, mcnemar, share
 from hf_sft.analysis.section import Interval, Table
 
@@ -111,3 +114,19 @@ def test_a_model_that_knows_no_more_than_the_largest_class_doubts_no_label() -> 
     able, notes = _able_to_doubt({"validation": single(references, scores), "test": single(references, blind)})
     assert len(able) == 1 and able[0].right.mean() > 0.5
     assert len(notes) == 1 and "no likely label errors of test" in notes[0]
+
+
+def test_a_temperature_that_is_not_to_be_used_does_not_doubt_labels_either() -> None:
+    """24 rows of validation that are all right at 0.62 fit 0.05, which would make every mistake of test a sure one."""
+
+    def sure(rows: int, right: float, split: str) -> Predictions:
+        references = np.arange(rows) % 2
+        predicted = np.where(np.random.default_rng(0).random(rows) < right, references, 1 - references)
+        return single(references, np.where(np.eye(2)[predicted] == 1, 0.62, 0.38), split)
+
+    validation, test = sure(24, 1.0, "validation"), sure(300, 0.8, "test")
+    temperature, notes = _temperature(validation)
+    assert temperature == 1 and "24 rows of validation are too few" in notes[0]
+    assert _doubtful(FinishedRun(record=make_record()), [test], temperature).rows == []
+    assert _temperature(None)[0] == 1
+    assert _temperature(single(*drawn_scores(400, 3, sharpness=2.0)))[0] > 1.5
