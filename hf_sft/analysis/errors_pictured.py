@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hf_sft.analysis.drawing import drawn, plain
+from hf_sft.analysis.duplicates import compare
 from hf_sft.analysis.finished import FinishedRun
 from hf_sft.analysis.predictions import gone, read_table
 from hf_sft.analysis.section import Absent, Cell, Figure, Part, Section, Table
@@ -41,6 +42,12 @@ def show_pictured(run: FinishedRun) -> Section:
     parts.append(_worst(run, role, table, order[:MOST_WORST]))
     figures: dict[str, float | int | str | None] = {"split": role, "rows": len(row_ids)}
     figures["lowest_mean_iou" if scored else "highest_loss"] = finite(abs(wrong[order[0]]))
+    try:
+        table, found = compare(run, role)
+        parts.append(table)
+        figures |= found
+    except Absent as reason:
+        notes.append(f"duplicates: {reason}")
     try:
         parts.append(find_slices(run, role, row_ids, wrong <= np.nanmedian(wrong)))
         notes.append(f"slices: a row counts as right where its {_named(scored)} is no worse than the median of all")
