@@ -70,7 +70,7 @@ def test_the_walks_name_every_table_that_can_be_added_to() -> None:
         assert re.search(rf"^{table}\b", (ROOT / file).read_text(encoding="utf-8"), re.MULTILINE), (table, file)
 
 
-@pytest.mark.parametrize("word", ["matthews", "top_layers", "_swap_words"])
+@pytest.mark.parametrize("word", ["matthews", "top_layers", "_swap_words", "show_course"])
 def test_examples_that_the_walks_name_exist(word: str) -> None:
     assert f"`{word}`" in (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     assert any(f"def {word}(" in path.read_text(encoding="utf-8") for path in (ROOT / "hf_sft").rglob("*.py"))

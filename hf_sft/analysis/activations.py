@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from hf_sft.analysis.block_outputs import BlockOutputs, block_outputs
 from hf_sft.analysis.drawing import COLOURS, GREY, PALETTE, drawn, plain
 from hf_sft.analysis.finished import FinishedRun
-from hf_sft.analysis.predictions import Predictions, judged
+from hf_sft.analysis.predictions import Predictions
 from hf_sft.analysis.section import Absent, Cell, Cloud, Figure, Part, Section, Table
 from hf_sft.analysis.similarity import linear_cka, probe_accuracy, two_dimensions
 
@@ -20,13 +20,16 @@ FEWEST = 20  # rows that a map or a probe is made from
 
 def show_activations(run: FinishedRun, predictions: Mapping[str, Predictions]) -> Section:
     """CKA and a linear probe per block, before and after; units that are never active; a map of the rows."""
-    role = judged(predictions).split
+    role = run.judged_role
+    if not role:
+        raise Absent("the run has no rows but those that it was trained on")
     before, after, row_ids, targets = outputs_of(run, role)
     blocks = [block for block in before.features if block in after.features]
     if not blocks:
         raise Absent("no block of this model gives one output per row")
     cka = [linear_cka(before.features[block], after.features[block]) for block in blocks]
-    classes = targets if run.labels.problem == "single_label" and len(row_ids) >= FEWEST else None
+    enough, one_label = len(row_ids) >= FEWEST, run.labels.problem == "single_label" and targets is not None
+    classes = targets if one_label and enough else None
     probes: dict[str, list[float]] = {}
     if classes is not None:
         for name, outputs in (("before", before), ("after", after)):
@@ -37,8 +40,13 @@ def show_activations(run: FinishedRun, predictions: Mapping[str, Predictions]) -
         figures["probe_last_block_after"] = probes["after"][-1]
         figures["solved_at"] = solved_at(blocks, probes["after"])
     parts: list[Part] = [_lines(blocks, cka, probes), _table(blocks, cka, probes, before, after)]
-    notes = [] if probes else ["no probe: it needs rows with one label each"]
-    if len(row_ids) >= FEWEST:
+    notes = [] if one_label else ["no probe: it needs rows with one label each"]
+    if not enough:
+        few = f"{len(row_ids)} rows are too few ({FEWEST} at least)"
+        notes.append(f"no map{' and no probe' if one_label else ''}: {few}")
+    if np.isnan(cka).all():
+        notes.append("no likeness of the blocks: it takes four rows that differ")
+    if enough:
         parts += _maps(run, role, blocks[-1], before, after, row_ids, classes)
     sentence = (
         f"The same {len(row_ids):,} rows of {role} through the model before and after training. Where the similarity "
@@ -77,7 +85,7 @@ def _lines(blocks: Sequence[str], cka: Sequence[float], probes: Mapping[str, Seq
     with drawn(9.5 if probes else 5.4, 3.6) as canvas:
         panels = canvas.panels(1, 2 if probes else 1)
         panels[0].plot(places, cka, "o-", color=COLOURS[0])
-        panels[0].set_ylim(min(0.0, float(np.nanmin(cka))) - 0.02, 1.05)
+        panels[0].set_ylim(min([0.0, *(value for value in cka if value < 0)]) - 0.02, 1.05)
         panels[0].set_ylabel("CKA of before and after")
         for name, colour in (("before", GREY), ("after", COLOURS[1])) if probes else ():
             panels[1].plot(places, probes[name], "o-", color=colour, label=name)

@@ -15,7 +15,7 @@ from hf_sft.analysis.section import Absent, Section
 
 def show_attribution(run: FinishedRun, predictions: Mapping[str, Predictions]) -> Section:
     """Integrated gradients of words and pixels; attention or Grad-CAM of pictures; deletion and shuffling checks."""
-    part = single_label(predictions, "what an answer rests on")
+    part = single_label(predictions, "what an answer rests on", run.record)
     if find_spec("captum") is None:
         raise Absent("it needs captum: pip install 'hf-sft[report]'")
     chosen = choose(run, part)

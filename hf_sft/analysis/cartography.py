@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from hf_sft.analysis.drawing import COLOURS, GREY, drawn
 from hf_sft.analysis.finished import FinishedRun
-from hf_sft.analysis.gradients import read_about
 from hf_sft.analysis.predictions import Predictions
+from hf_sft.analysis.recorded_files import anything_recorded, broken, read_about, read_recorded
 from hf_sft.analysis.row_dynamics import Dynamics, from_columns
 from hf_sft.analysis.section import Absent, Cell, Figure, Part, Section, Table
 
@@ -74,18 +74,18 @@ def show_cartography(run: FinishedRun, predictions: Mapping[str, Predictions]) -
 
 def read_dynamics(run: FinishedRun) -> tuple[Dynamics, dict[str, Any]]:
     """The course of the rows, and what it was recorded of. Raises Absent where there is none."""
-    import pyarrow.parquet
-
-    path = run.record.directory.recorded("rows")
-    if not path.with_name("about.json").is_file():
+    if not anything_recorded(run):
         raise Absent(
             "the run did not follow its training rows; `inspect: {record: true}` in the recipe follows them while "
             "training"
         )
-    about = read_about(run)
-    if not path.is_file():
+    about, path = read_about(run), run.record.directory.recorded("rows")
+    if about.get("rows_left_out"):
         raise Absent(about["rows_left_out"])
-    return from_columns(pyarrow.parquet.read_table(path)), about
+    columns = read_recorded(run, "rows")
+    if not {"row_id", "label", "probability", "correct", "answered"} <= columns.keys():
+        raise broken(path)
+    return from_columns(columns), about
 
 
 def always_another(found: Dynamics) -> NDArray:

@@ -9,19 +9,22 @@ import numpy as np
 from hf_sft.analysis.confusion import count, draw, per_class, top_confusions
 from hf_sft.analysis.drawing import COLOURS, drawn
 from hf_sft.analysis.duplicates import compare
+from hf_sft.analysis.errors_pictured import show_pictured
 from hf_sft.analysis.finished import FinishedRun
 from hf_sft.analysis.label_errors import likely_label_errors
-from hf_sft.analysis.predictions import Predictions, judged
+from hf_sft.analysis.predictions import PICTURED, Predictions, judged
 from hf_sft.analysis.section import Absent, Cell, Figure, Interval, Part, Section, Table
 from hf_sft.analysis.slices import find_slices
-from hf_sft.metrics.temperature import fit_temperature, tempered
+from hf_sft.metrics.temperature import doubt, fit_temperature, tempered
 
 MOST_WORST, MOST_DOUBTFUL = 100, 200
 
 
 def show_errors(run: FinishedRun, predictions: Mapping[str, Predictions]) -> Section:
     """What is wrong on the test split (else on validation), with likely label errors of every predicted split."""
-    part = judged(predictions)
+    if run.labels.problem in PICTURED:
+        return show_pictured(run)
+    part = judged(predictions, run.record)
     parts: list[Part] = []
     notes: list[str] = []
     figures: dict[str, float | int | str | None] = {"split": part.split, "rows": len(part)}
@@ -36,9 +39,10 @@ def show_errors(run: FinishedRun, predictions: Mapping[str, Predictions]) -> Sec
     parts.append(_worst(run, part))
     if part.problem == "single_label":
         able, unable = _able_to_doubt(predictions)
-        doubtful = _doubtful(run, able, predictions.get("validation"))
+        temperature, uncertain = _temperature(predictions.get("validation"))
+        doubtful = _doubtful(run, able, temperature)
         parts.append(doubtful)
-        notes += unable
+        notes += [*unable, *(uncertain if able else [])]
         figures["likely_label_errors"] = len(doubtful.rows)
     for what, make in (("duplicates", _duplicates), ("slices", _slices)):
         try:
@@ -123,10 +127,19 @@ def _able_to_doubt(predictions: Mapping[str, Predictions]) -> tuple[list[Predict
     return able, notes
 
 
-def _doubtful(run: FinishedRun, able: Sequence[Predictions], known: Predictions | None) -> Table:
+def _temperature(known: Predictions | None) -> tuple[float, list[str]]:
+    """What makes probabilities as sure as they are right; 1, with a note, where none is to be had from validation."""
+    if known is None:
+        return 1.0, ["likely label errors: by the probabilities as they are, there is no validation to calibrate them"]
+    temperature = fit_temperature(known.references, known.scores)
+    if why := doubt(temperature, len(known)):
+        return 1.0, [f"likely label errors: by the probabilities as they are, not calibrated: {why}"]
+    return temperature, []
+
+
+def _doubtful(run: FinishedRun, able: Sequence[Predictions], temperature: float) -> Table:
     """Rows of the predicted splits whose label is likely wrong: the model was not trained on them."""
     rows: list[list[Cell]] = []
-    temperature = fit_temperature(known.references, known.scores) if known else 1.0
     for part in able:
         calibrated = tempered(part.scores, temperature)
         found = likely_label_errors(part.references, calibrated)[:MOST_DOUBTFUL]

@@ -120,6 +120,13 @@ class FinishedRun:
             if role in known and known[role].get("fingerprint") == fingerprint(part, self.recipe, self.task)
         }
 
+    @property
+    def judged_role(self) -> str:
+        """The split that speaks for new data: test, else validation, one with labels first; empty where none is."""
+        named = ("test", "validation")
+        labelled = [role for role in named if role in self.record.metrics]
+        return next(iter([*labelled, *(role for role in named if role in self.record.data)]), "")
+
     def require(self, role: str) -> LabelledSplit:
         """The rows of a split. Raises Absent where they are not those of the run any more."""
         if role not in self.splits:

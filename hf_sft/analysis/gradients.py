@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +10,7 @@ from numpy.typing import NDArray
 from hf_sft.analysis.drawing import PALETTE, drawn
 from hf_sft.analysis.finished import FinishedRun
 from hf_sft.analysis.predictions import Predictions
+from hf_sft.analysis.recorded_files import anything_recorded, broken, read_about, read_recorded
 from hf_sft.analysis.section import Absent, Cell, Figure, Section, Table
 
 LINES = 6  # blocks that are drawn as lines, spread over the depth
@@ -107,23 +106,14 @@ def clipping(totals: NDArray, most: float) -> list[str]:
 
 def read_norms(run: FinishedRun) -> tuple[NDArray, NDArray, dict[str, NDArray]]:
     """steps, epochs, block -> norm at each of them, NaN where it had no gradient. Raises Absent."""
-    import pyarrow.parquet
-
-    path = run.record.directory.recorded("gradient_norms")
-    if not path.is_file():
+    if not anything_recorded(run):
         raise Absent(
             "the run kept no gradients of its blocks; `inspect: {record: true}` in the recipe keeps them while training"
         )
-    table = pyarrow.parquet.read_table(path)
-    columns = {name: np.array(table[name].to_pylist(), dtype=float) for name in table.column_names}
+    columns = {name: np.array(values, dtype=float) for name, values in read_recorded(run, "gradient_norms").items()}
+    if not {"step", "epoch"} <= columns.keys():
+        raise broken(run.record.directory.recorded("gradient_norms"))
     return columns.pop("step").astype(int), columns.pop("epoch"), columns
-
-
-def read_about(run: FinishedRun) -> dict[str, Any]:
-    """What was recorded, and of how many rows."""
-    path = run.record.directory.recorded("about").with_suffix(".json")
-    about: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return about
 
 
 def _draw_map(epochs: NDArray, norms: Mapping[str, NDArray], whole: NDArray) -> Figure:

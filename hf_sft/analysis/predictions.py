@@ -5,15 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hf_sft.analysis.section import Absent
+from hf_sft.errors import DataError, Finding
 from hf_sft.record import RunRecord
 
 CLASSES = ("single_label", "multi_label")
+PICTURED = ("pixels", "boxes")  # problems whose answers are seen on the image, and are no entry of a table
+WORDS = {
+    "single_label": "rows with one label",
+    "multi_label": "rows with several labels",
+    "regression": "numbers",
+    "tags": "words with tags",
+    "pixels": "masks",
+    "boxes": "boxes",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,46 +71,85 @@ class Predictions:
 
 
 def read_predictions(record: RunRecord) -> dict[str, Predictions]:
-    """Split -> its predictions, of the splits that were labelled; validation before test."""
+    """Split -> its predictions, of the splits that were labelled; validation before test.
+
+    Raises DataError for a file that cannot be read.
+    """
     found = {}
     for split in ("validation", "test"):
-        path = record.directory.predictions(split)
-        if path.is_file():
-            part = _read(record, split, path)
-            if part is not None:
-                found[split] = part
+        table = read_table(record, split)
+        if table is None or not {"reference", "prediction"} <= set(table.column_names):
+            continue
+        try:
+            part = _read(record, split, table)
+        except (KeyError, ValueError, TypeError, IndexError) as error:
+            raise _damaged(record, split, f"columns of another kind: {type(error).__name__}: {error}") from error
+        if part is not None:
+            found[split] = part
     return found
 
 
-def judged(predictions: Mapping[str, Predictions]) -> Predictions:
-    """The split that speaks for new data: test, else validation. Raises Absent where nothing was labelled."""
+def read_table(record: RunRecord, split: str) -> Any:
+    """The predictions file of a split, a pyarrow.Table; None where there is none. Raises DataError for one damaged."""
+    import pyarrow
+    import pyarrow.parquet
+
+    path = record.directory.predictions(split)
+    if not path.is_file():
+        return None
+    try:
+        return pyarrow.parquet.read_table(path)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise _damaged(record, split, str(error).splitlines()[0][:160]) from error
+
+
+def gone(record: RunRecord) -> list[str]:
+    """A sentence for each split that was labelled, and whose predictions file is not there."""
+    paths = {split: record.directory.predictions(split) for split in ("validation", "test") if split in record.metrics}
+    return [
+        f"{path} is not there any more: {_way_back(record, split)}"
+        for split, path in paths.items()
+        if not path.is_file()
+    ]
+
+
+def _damaged(record: RunRecord, split: str, found: str) -> DataError:
+    path, fix = record.directory.predictions(split), _way_back(record, split)
+    return DataError(Finding(place=str(path), expected="the predictions of a run (parquet)", found=found, fix=fix))
+
+
+def _way_back(record: RunRecord, split: str) -> str:
+    path: Path = record.directory.predictions(split)
+    first = "" if path.parent.is_dir() else f"mkdir {path.parent} && "
+    again = " --overwrite" if path.is_file() else ""
+    return f"{first}hf-sft evaluate {record.directory.path} --split {split} -o {path}{again}, or run it again"
+
+
+def judged(predictions: Mapping[str, Predictions], record: RunRecord | None = None) -> Predictions:
+    """The split that speaks for new data: test, else validation. Raises Absent where nothing was labelled.
+
+    record: whose problem and files tell why there is nothing.
+    """
     for split in ("test", "validation"):
         if split in predictions:
             return predictions[split]
+    if record is not None and (lost := gone(record)):
+        raise Absent("; ".join(lost))
+    if record is not None and not {"test", "validation"} & set(record.metrics):
+        raise Absent("the run has no labelled rows but those that it was trained on")
     raise Absent("the run has predicted no labelled rows whose answer is a label, a number or a tag for each word")
 
 
-def single_label(predictions: Mapping[str, Predictions], what: str) -> Predictions:
+def single_label(predictions: Mapping[str, Predictions], what: str, record: RunRecord) -> Predictions:
     """The judged split of a model that gives each row one of L labels. Raises Absent for other problems."""
-    part = judged(predictions)
-    if part.problem != "single_label":
-        raise Absent(f"{what} is told of rows that have one label each; these are {_words(part.problem)}")
-    return part
+    problem = str(record.labels.get("problem"))
+    if problem != "single_label":
+        raise Absent(f"{what} is told of rows that have one label each; these are {WORDS.get(problem, problem)}")
+    return judged(predictions, record)
 
 
-def _words(problem: str) -> str:
-    return {"multi_label": "rows with several labels", "regression": "numbers", "tags": "words with tags"}.get(
-        problem, problem
-    )
-
-
-def _read(record: RunRecord, split: str, path: Any) -> Predictions | None:
-    import pyarrow.parquet
-
-    table = pyarrow.parquet.read_table(path)
+def _read(record: RunRecord, split: str, table: Any) -> Predictions | None:
     problem, names = str(record.labels.get("problem")), tuple(record.labels.get("names") or ())
-    if "reference" not in table.column_names or "prediction" not in table.column_names:
-        return None
     row_ids = table["row_id"].to_numpy()
     losses = (
         np.asarray(table["loss"].to_pylist(), dtype=float)

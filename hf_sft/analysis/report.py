@@ -16,7 +16,7 @@ from hf_sft.analysis.depth import NAME, TITLE, show_depth
 from hf_sft.analysis.files import write_files
 from hf_sft.analysis.finished import first_line
 from hf_sft.analysis.page import fragment, page
-from hf_sft.analysis.predictions import Predictions, judged, read_predictions
+from hf_sft.analysis.predictions import Predictions, gone, judged, read_predictions
 from hf_sft.analysis.section import Absent, Section
 from hf_sft.console import say
 from hf_sft.errors import DataError, Finding, HfSftError
@@ -69,10 +69,10 @@ def look_inside(run: FinishedRun, names: Sequence[str]) -> Report:
     """
     started = time.perf_counter()
     predictions = read_predictions(run.record)
-    say(describe_cost(run, names, predictions))
+    say(describe_cost(run, names))
     sections = tuple(_section(run, predictions, name) for name in ANALYSES if name in names)
     title = f"{run.name}: {run.record.recipe['task']}"
-    facts = _facts(run)
+    facts = (*_facts(run), *gone(run.record))
     folder = run.record.directory.report
     whole = len(sections) == len(ANALYSES)
     file = "index.html" if whole else f"{'_'.join(section.name for section in sections)}.html"
@@ -94,7 +94,7 @@ def look_at_both(runs: Sequence[FinishedRun]) -> Report:
     names = told_apart(runs)
     predictions = read_predictions(first.record)
     try:
-        seen = BlocksSeen(first, judged(predictions).split)
+        seen = BlocksSeen(first, judged(predictions, first.record).split)
     except Absent as reason:
         expected = "a run whose rows can be compared one by one"
         raise DataError(Finding(place=str(first.path), expected=expected, found=str(reason))) from reason
@@ -129,13 +129,17 @@ def look_at_both(runs: Sequence[FinishedRun]) -> Report:
     return Report(title=title, facts=facts, sections=sections, folder=folder, seconds=seconds)
 
 
-def describe_cost(run: FinishedRun, names: Sequence[str], predictions: Mapping[str, Predictions]) -> str:
+def describe_cost(run: FinishedRun, names: Sequence[str]) -> str:
     """One line: what is looked at, on how many rows, and about how long that takes on the machine of the run."""
-    rows = sum(map(len, predictions.values()))
-    each = run.record.timings.get("evaluate", 0.0) / max(rows, 1)
-    passes = sum(ANALYSES[name].passes for name in names)
-    sampled = f"; models look at samples of {run.rows:,} rows (seed {run.seed})" if passes else ""
-    about = _about(FIXED_SECONDS + passes * run.rows * each)
+    sizes = {role: int(part["rows"]) for role, part in run.record.data.items() if isinstance(part, Mapping)}
+    evaluated = sum(sizes.get(role, 0) for role in ("validation", "test"))
+    each = run.record.timings.get("evaluate", 0.0) / max(evaluated, 1)
+    judged = min(run.rows, sizes.get(run.judged_role, 0))
+    chosen = [ANALYSES[name] for name in names]
+    rows = sum(one.passes * judged for one in chosen)
+    rows += sum(min(run.rows * many, sizes.get(role, 0)) for one in chosen for role, many in one.once.items())
+    sampled = f"; models look at samples of up to {run.rows:,} rows (seed {run.seed})" if rows else ""
+    about = _about(FIXED_SECONDS + rows * each)
     return f"inspect {run.name}: {', '.join(name for name in ANALYSES if name in names)}{sampled}; about {about}"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -96,22 +96,21 @@ class Dynamics:
         return often, given.count(often)
 
 
-def from_columns(columns: Any) -> Dynamics:
-    """The parquet table that training wrote. Rows that were not seen in any epoch are left out."""
-    found = {name: columns[name].to_pylist() for name in ("row_id", "label", "probability", "correct", "answered")}
+def from_columns(columns: Mapping[str, list[Any]]) -> Dynamics:
+    """The columns that training wrote, each a list. Rows that were not seen in any epoch are left out."""
     probability, correct = (
-        np.array([[np.nan if value is None else float(value) for value in row] for row in found[name]], dtype=float)
+        np.array([[np.nan if value is None else float(value) for value in row] for row in columns[name]], dtype=float)
         for name in ("probability", "correct")
     )
-    size = len(found["row_id"])
+    size = len(columns["row_id"])
     probability, correct = probability.reshape(size, -1), correct.reshape(size, -1)
     kept = np.flatnonzero((~np.isnan(probability)).any(axis=1))
     return Dynamics(
-        row_ids=np.array(found["row_id"], dtype=np.int64)[kept],
-        labels=[found["label"][row] for row in kept],
+        row_ids=np.array(columns["row_id"], dtype=np.int64)[kept],
+        labels=[columns["label"][row] for row in kept],
         probability=probability[kept],
         correct=correct[kept],
-        answered=[found["answered"][row] for row in kept],
+        answered=[columns["answered"][row] for row in kept],
     )
 
 

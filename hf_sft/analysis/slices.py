@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from hf_sft.analysis.finished import FinishedRun
 from hf_sft.analysis.proportions import adjusted, fewer_right, share
-from hf_sft.analysis.section import Cell, Table
+from hf_sft.analysis.section import Absent, Cell, Table
 from hf_sft.data.columns import columns_of, joined
 
 FEWEST, MOST_VALUES = 15, 30  # rows of a slice; values of a column that groups rows
@@ -23,9 +23,13 @@ Slice = tuple[str, str, NDArray]  # what it is cut by, its name, bool [N]
 def find_slices(run: FinishedRun, role: str, row_ids: NDArray, right: NDArray) -> Table:
     """Slices with their share of right rows beside that of all others; `worse` where that is no chance.
 
-    p is one-sided and adjusted for the number of slices looked at.
+    p is one-sided and adjusted for the number of slices looked at. Raises Absent where no slice has enough rows.
     """
+    if len(right) < 2 * FEWEST:
+        raise Absent(f"none could be looked at: {len(right)} rows are fewer than {2 * FEWEST}, {FEWEST} on either side")
     found = [one for one in _slices(run, role, row_ids) if FEWEST <= int(one[2].sum()) <= len(right) - FEWEST]
+    if not found:
+        raise Absent(f"none could be looked at: nothing cuts the {len(right)} rows into groups of {FEWEST} or more")
     p_values = np.array([_p(inside, right) for _, _, inside in found])
     adjusted_p = adjusted(p_values)
     rows: list[list[Cell]] = []

@@ -31,7 +31,8 @@ WORDS_OF_THE_DATA = {"labels", "per_class", "confusion", "examples"}  # of the r
 PICTURES = {
     "curves", "confusion", "course_curves", "course_gap", "errors_confusion", "errors_confusion_shares",
     "errors_numbers", "confidence_reliability", "confidence_coverage", "attribution_deletion", "weights_drift",
-    "weights_histograms", "weights_filters", "activations_blocks", "activations_maps",
+    "weights_histograms", "weights_filters", "activations_blocks", "activations_maps", "gradients_blocks",
+    "gradients_lines", "cartography_map", "cartography_learning",
 }  # fmt: skip
 ROWS = "examples"  # folder of model/ with the pictures of rows that the card offers to try
 # Not in the middle of an address or a word; \n is how JSON writes the end of a line.

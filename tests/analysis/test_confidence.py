@@ -66,10 +66,30 @@ def test_accuracy_grows_where_the_model_may_keep_silent_and_thresholds_count_row
     assert isinstance(half[2], Interval) and half[2].value == pytest.approx(part.references[said].mean())
 
 
-def test_the_interval_of_the_calibration_error_holds_it() -> None:
-    part = single(*drawn_scores(400, 3, sharpness=2.0))
-    found = calibration_error(part, part.scores, seed=0)
-    assert found.low <= found.value + 0.02 and found.value <= found.high
+@pytest.mark.parametrize("rows", [24, 100, 600])
+@pytest.mark.parametrize("sharpness", [1.0, 1.5, 4.0])
+def test_the_interval_holds_the_calibration_error_of_the_sample_and_of_endless_rows(
+    sharpness: float, rows: int
+) -> None:
+    references, scores = drawn_scores(60_000, 3, sharpness=sharpness)
+    every = single(references, scores)
+    bins = bins_of(*confidence_and_right(every, scores))
+    true = 0.0 if sharpness == 1 else sum(abs(sure - share.value) * size for sure, share, size in bins) / len(every)
+    held = 0
+    for trial in range(60):
+        chosen = slice(trial * rows, (trial + 1) * rows)
+        part = single(references[chosen], scores[chosen])
+        found = calibration_error(part, part.scores, seed=trial)
+        assert 0 <= found.low <= found.value <= found.high <= 1
+        held += found.low <= true <= found.high
+    assert held >= 0.93 * 60
+
+
+def test_the_interval_tells_an_overconfident_model_from_a_calibrated_one() -> None:
+    for sharpness, calibrated in ((1.0, True), (3.0, False)):
+        part = single(*drawn_scores(600, 3, sharpness=sharpness, seed=3))
+        found = calibration_error(part, part.scores, seed=0)
+        assert (found.low == 0) == calibrated and found.high - found.low < 0.12
 
 
 def test_a_temperature_of_few_rows_or_at_its_limit_is_not_kept_and_one_that_harms_is_told() -> None:

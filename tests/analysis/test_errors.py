@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import types
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from analysis_runs import drawn_scores, single
+from datasets import concatenate_datasets
+from record_fixture import make_record
+from tiny_runs import make_data, make_recipe
 
+from hf_sft import fine_tune, inspect
 from hf_sft.analysis import confusion, errors
-from hf_sft.analysis.errors import _able_to_doubt
+from hf_sft.analysis.errors import _able_to_doubt, _doubtful, _temperature
+from hf_sft.analysis.finished import FinishedRun
 from hf_sft.analysis.label_errors import likely_label_errors
+from hf_sft.analysis.predictions import Predictions
 from hf_sft.analysis.proportions import adjusted, f1_interval, fewer_right, mcnemar, share
 from hf_sft.analysis.section import Interval, Table
 
@@ -111,3 +119,52 @@ def test_a_model_that_knows_no_more_than_the_largest_class_doubts_no_label() -> 
     able, notes = _able_to_doubt({"validation": single(references, scores), "test": single(references, blind)})
     assert len(able) == 1 and able[0].right.mean() > 0.5
     assert len(notes) == 1 and "no likely label errors of test" in notes[0]
+
+
+def test_a_temperature_that_is_not_to_be_used_does_not_doubt_labels_either() -> None:
+    """24 rows of validation that are all right at 0.62 fit 0.05, which would make every mistake of test a sure one."""
+
+    def sure(rows: int, right: float, split: str) -> Predictions:
+        references = np.arange(rows) % 2
+        predicted = np.where(np.random.default_rng(0).random(rows) < right, references, 1 - references)
+        return single(references, np.where(np.eye(2)[predicted] == 1, 0.62, 0.38), split)
+
+    validation, test = sure(24, 1.0, "validation"), sure(300, 0.8, "test")
+    temperature, notes = _temperature(validation)
+    assert temperature == 1 and "24 rows of validation are too few" in notes[0]
+    assert _doubtful(FinishedRun(record=make_record()), [test], temperature).rows == []
+    assert _temperature(None)[0] == 1
+    assert _temperature(single(*drawn_scores(400, 3, sharpness=2.0)))[0] > 1.5
+
+
+@pytest.mark.parametrize("family", ["bert", "bert_tags"])
+def test_rows_that_stand_in_two_splits_are_found_whichever_splits_these_are(family: str, tmp_path: Path) -> None:
+    """A row of validation stands in train, and another one in test; the head over words has no embedding of a row."""
+    data = make_data(family, train=24, validation=12, test=32)
+    data["validation"] = concatenate_datasets([data["validation"].select(range(11)), data["train"].select([3])])
+    data["test"] = concatenate_datasets([data["test"].select(range(31)), data["validation"].select([5])])
+    record = fine_tune(make_recipe(family, tmp_path, tmp_path / "out"), data=data)
+    (section,) = inspect(record, only="errors", data=data, rows=24).sections
+    table = next(table for table in section.tables if table.name == "duplicates")
+    equal = [(row[1], str(row[2]), str(row[4])) for row in table.rows if row[0] == 1]
+    column = data["train"].column_names[0]
+    train, validation = (_shown(data[role][place][column]) for role, place in (("train", 3), ("validation", 5)))
+    assert {("train, validation", train, train), ("validation, test", validation, validation)} <= set(equal)
+    assert all(one == other for _, one, other in equal)
+    found, splits = section.key_figures, [splits for splits, _, _ in equal]
+    assert found["equal_rows_in_train"] == splits.count("train, test")
+    assert found["equal_rows_of_validation_in_train"] == splits.count("train, validation")
+    assert found["equal_rows_of_test_in_validation"] == splits.count("validation, test")
+    assert ("near_rows_in_train" in found) == (family == "bert") != ("Near ones are not looked for" in table.caption)
+
+
+def _shown(cell: Any) -> str:
+    return cell if isinstance(cell, str) else " ".join(cell)
+
+
+def test_slices_of_too_few_rows_are_not_called_looked_at(tmp_path: Path) -> None:
+    data = make_data("bert", train=24, validation=12, test=29)
+    record = fine_tune(make_recipe("bert", tmp_path, tmp_path / "out"), data=data)
+    (section,) = inspect(record, only="errors", data=data, rows=24).sections
+    assert "slices: none could be looked at: 29 rows are fewer than 30, 15 on either side" in section.notes
+    assert "worse_slices" not in section.key_figures and "slices" not in {table.name for table in section.tables}

@@ -112,8 +112,6 @@ def test_a_trained_image_run_shows_its_filters_and_its_drift(tmp_path: Path) -> 
     errors, weights, activations = report.sections
     assert [figure.name for figure in weights.figures] == ["drift", "histograms", "filters"]
     assert weights.key_figures["blocks_unchanged"] == 0
-    assert {"brightness (0 to 255)"} <= {
-        row[0] for table in errors.tables if table.name == "slices" for row in table.rows
-    } or len(errors.tables) == 6
+    assert any("slices: none could be looked at: 24 rows" in note for note in errors.notes)
     assert "dead units after" in activations.tables[0].heads
     assert RunRecord.load(record.output_dir).inspection["weights"] == dict(weights.key_figures)

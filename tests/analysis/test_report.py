@@ -82,8 +82,8 @@ def test_the_worst_rows_are_those_with_the_greatest_loss_and_a_row_of_train_is_f
     texts = pd.read_csv(run.parent / "data" / "test.csv")["text"]
     assert all(row[1] == texts[row[0]] for row in tables["worst_rows"].rows)
     assert errors.key_figures["equal_rows_in_train"] == 1
-    likeness, text, _, other, _ = tables["duplicates"].rows[0]
-    assert likeness == 1 and text == other == texts[1]
+    likeness, splits, text, _, other, _ = tables["duplicates"].rows[0]
+    assert likeness == 1 and splits == "train, test" and text == other == texts[1]
     assert {row[1] for row in tables["slices"].rows if row[0] == "domain"} == {"film", "book"}
 
 
