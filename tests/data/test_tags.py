@@ -68,6 +68,20 @@ def test_tags_are_renamed_and_dropped_by_the_map() -> None:
     assert "B-PERSON" in refused(rows, label_map={"B-PERSON": "O"})
 
 
+def test_words_tagged_minus_100_have_no_tag_unless_the_map_gives_them_one() -> None:
+    for tags, others in (
+        ([[1, -100, 2], [-100, 0]], {"labels": NAMES}),
+        ([["B-PER", "-100", "I-PER"], ["-100", "O"]], {}),
+    ):
+        found = load(tagged(*tags), **others)
+        assert entries(found) == [["B-PER", "I-PER"], ["O"]] and "-100" not in found.labels.names
+        (targets,) = {problem.encode for problem in TASK.problems.values()}
+        assert [row.tolist().index(-100) for row in targets(entries(found), found.labels)] == [1, 0]
+        for name in ("O", None):
+            mapped = load(tagged(*tags), **others, label_map={-100: name})
+            assert entries(mapped) == [["B-PER", "O", "I-PER"], ["O", "O"]]
+
+
 @pytest.mark.parametrize("tags", [["NOUN", "VERB"], ["O", "S-PER"], ["O", "B-"], ["O", "PER"]])
 def test_tags_of_another_scheme_are_refused(tags: list[str]) -> None:
     said = refused(tagged(tags))
