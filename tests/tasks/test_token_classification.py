@@ -366,7 +366,7 @@ def test_constrained_decoding_goes_with_the_model(models: Path, tmp_path: Path) 
 
 
 def test_the_baseline_is_the_most_frequent_tag() -> None:
-    targets = as_rows([np.array([0, 0, 1]), np.array([0, 2])])
+    targets = as_rows([np.array([0, 0, 1, -100]), np.array([0, 2])])
     rows = PROBLEM.baseline(targets, as_rows([np.array([1, 1]), np.array([3])]), LABELS)
     assert [row.tolist() for row in rows["predictions"]] == [[0, 0], [0]]
     assert rows["scores"][0].tolist() == [[0.6, 0.2, 0.2, 0.0]] * 2
