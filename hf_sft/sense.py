@@ -47,6 +47,19 @@ def warm_up(training: Mapping[str, Any], rows: int | None, processes: int) -> li
     return [Finding(place="training.warmup_steps", expected=expected, found=found, fix=fix)]
 
 
+def queries(config: Any, facts: Mapping[str, Any]) -> list[Finding]:
+    """A detector that answers with fewer boxes than an image has. facts: split -> what was seen of it."""
+    known = config.to_dict()
+    key = next((key for key in ("num_queries", "num_detection_tokens") if known.get(key)), None)
+    most = {split: part["boxes"]["most"] for split, part in facts.items() if "boxes" in part}
+    if key is None or not most or max(most.values()) <= known[key]:
+        return []
+    number, split = max((number, split) for split, number in most.items())
+    found, expected = f"{known[key]}, and an image of {split} has {number:,} boxes", "a query for each box of an image"
+    fix = f"set model.config: {{{key}: {number}}} or more, where the weights allow it; the boxes beyond are not learned"
+    return [Finding(place=f"model.config.{key}", expected=expected, found=found, fix=fix)]
+
+
 def num_steps(training: Mapping[str, Any], rows: int | None, processes: int) -> int | None:
     """Optimizer steps of a run with these (filled) settings; None where that is not known."""
     if (most := training.get("max_steps") or 0) > 0:

@@ -200,6 +200,7 @@ def _look(
         facts = _look_at_rows(recipe, found, opened, book, full=full)
     if opened is not None:
         book.warnings += sense.learning_rate(recipe, opened.config)
+        book.warnings += sense.queries(opened.config, facts)
         errors, warnings = sense.vocabulary(opened)
         book.errors, book.warnings = book.errors + errors, book.warnings + warnings
     if found is not None and opened is not None and machine is not None:

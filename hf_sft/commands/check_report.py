@@ -84,6 +84,7 @@ def _rows(report: CheckReport) -> Table:
         ("in windows", lambda facts: f"{facts['windowed_rows']:.1%}"),
         ("longest rows", lambda facts: ", ".join(map(str, facts["longest_rows"]))),
         ("illegal tags", lambda facts: f"{facts['illegal_tags']:,}"),
+        ("tagged -100", lambda facts: f"{facts['uncounted_words']:,}"),
         ("modes", lambda facts: ", ".join(f"{mode} {count:,}" for mode, count in facts["modes"].items())),
         ("boxes", lambda facts: f"{facts['boxes']['all']:,}"),
         ("an image", lambda facts: f"{facts['boxes']['median']:.0f}, at most {facts['boxes']['most']:,}"),

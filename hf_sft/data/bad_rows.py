@@ -69,8 +69,14 @@ def name_rows(split: str, source: str, row_ids: NDArray, faults: Sequence[Fault]
     ]
 
 
-def refuse(bad: Sequence[BadRow]) -> DataError:
-    """The error that names them: one finding per split, column and kind of fault."""
+def refuse(bad: Sequence[BadRow], *, none_left: bool = False) -> DataError:
+    """The error that names them: one finding per split, column and kind of fault.
+
+    none_left: whether a split has no other rows, so that none can be skipped.
+    """
+    usual_fix = "mend or remove those rows, or set dataset.on_bad_row: skip"
+    if none_left:
+        usual_fix = "mend the rows or the recipe's dataset section: with dataset.on_bad_row: skip no row is left"
 
     def kind(row: BadRow) -> tuple[str, str, str, str, str]:
         return row.split, row.source, row.fault.role, row.fault.column, row.fault.kind
@@ -87,7 +93,7 @@ def refuse(bad: Sequence[BadRow]) -> DataError:
                 place=f"dataset.columns.{role}",
                 expected=rows[0].fault.expected or usual,
                 found=f"column {column!r} {words} in {count} of {source}: {ids}{detail}",
-                fix=rows[0].fault.fix or "mend or remove those rows, or set dataset.on_bad_row: skip",
+                fix=rows[0].fault.fix or usual_fix,
             )
         )
     return DataError(findings)

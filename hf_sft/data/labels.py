@@ -17,6 +17,16 @@ if TYPE_CHECKING:
     from hf_sft.data.bad_rows import Fault
 
 OUTSIDE = "O"  # the tag of a word that belongs to no entity
+UNCOUNTED = (-100, "-100")  # the tag of a word that is read and counts nowhere, as PyTorch's losses have it
+
+
+class PartlyTagged(list[str]):
+    """The tags of those words of a row that count. places: of these words, from 0; size: all words of the row."""
+
+    def __init__(self, tags: Sequence[str], places: Sequence[int], size: int):
+        super().__init__(tags)
+        self.places = list(places)
+        self.size = size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,8 +126,19 @@ def label_names(value: Any, column: LabelColumn, settings: DataSet) -> list[str]
 
 
 def tag_names(values: Sequence[Any], column: LabelColumn, settings: DataSet) -> list[str]:
-    """The names of the tags of one row, after dataset.label_map; a dropped tag is that of no entity."""
-    return [name or OUTSIDE for name in names_of_each(values, column, settings)]
+    """The names of the tags of one row, after dataset.label_map; a dropped tag is that of no entity.
+
+    Words tagged -100 have none, unless dataset.label_map says what they are.
+    """
+    mapping = _mapping(settings)
+    if not any(value in UNCOUNTED for value in values):
+        return [name or OUTSIDE for name in names_of_each(values, column, settings)]
+    places = [place for place, value in enumerate(values) if value not in UNCOUNTED]
+    tags = tag_names([values[place] for place in places], column, settings)
+    if str(UNCOUNTED[0]) not in mapping:
+        return PartlyTagged(tags, places, len(values))
+    named = dict(zip(places, tags, strict=True))
+    return [named.get(place, mapping[str(UNCOUNTED[0])] or OUTSIDE) for place in range(len(values))]
 
 
 def names_of_each(values: Sequence[Any], column: LabelColumn, settings: DataSet) -> list[str | None]:
@@ -281,7 +302,7 @@ def check_map(settings: DataSet, columns: Mapping[str, LabelColumn]) -> None:
         for value in column.values:
             for item in value if isinstance(value, (list, tuple)) else [value]:
                 if not column.is_missing(item):
-                    seen |= {name_of(item, None), name_of(item, known)}
+                    seen |= {name_of(item, None), name_of(item, None if item in UNCOUNTED else known)}
     wrong = [key for key in _mapping(settings) if key not in seen]
     if wrong:
         raise DataError(

@@ -29,10 +29,13 @@ COLOURED = ("RGB", "RGBA", "LA")
 WITH_COLOURS = "with colours"
 MISREAD = 3  # masks; fewer with colours are taken for bad ones
 COLOURS, JPEG = "holds colours, not ids", "is a JPEG, which does not keep ids"
+FLOATS = "holds floats, not whole ids"
+MOST_NAMED = 20  # ids in a label_map that a warning writes out
 NAMELESS = "holds ids that have no name"
 FIXES = {
     NAMELESS: "name every id in dataset.labels; dataset.ignore_label, or label_map: {<id>: null}, leaves one out",
     COLOURS: "give each colour an id and save masks as grey PNG files; docs/recipe.md, under Masks, has the lines",
+    FLOATS: "save masks as 8-bit grey PNG files: Image.fromarray(np.asarray(mask).astype(np.uint8))",
     JPEG: "save masks as PNG files: what JPEG keeps of ids are other ids",
 }
 GREY = "grey as a colour: other masks of this split hold colours"
@@ -131,6 +134,8 @@ def _look(value: Mapping[str, Any] | None, settings: DataSet) -> _Look:
     except FileNotFoundError:
         return _Look(kind="names a file that does not exist", detail=str(value["path"]))
     except ValueError as error:
+        if str(error) == "mode F":
+            return _Look(kind=FLOATS, detail=f"{name}: {error}".removeprefix(": "))
         if str(error).startswith("mode "):
             return _Look(kind=COLOURS, detail=f"{name}: {error}".removeprefix(": "))
         return _Look(kind="does not decode as an image", detail=name)
@@ -211,8 +216,18 @@ def decide_classes(columns: Mapping[str, LabelColumn], recipe: Recipe) -> tuple[
     absent = [name for name in names if name not in learned]
     some = ", ".join(absent[:8]) + (f" and {len(absent) - 8} more" if len(absent) > 8 else "")
     notes = [f"warning: labels without a row in train, which cannot be learned: {some}"] if absent else []
+    if notes and not settings.labels and not mapped and len(absent) >= len(learned):
+        notes = [f"{notes[0]}; {_suggest_map(sorted(number for number in ids if number is not None))}"]
     left = f"; pixels of id {settings.ignore_label} count nowhere" if settings.ignore_label is not None else ""
     return Labels(problem="pixels", names=tuple(names)), [f"a class for each pixel of {len(names)}{left}", *notes]
+
+
+def _suggest_map(ids: Sequence[int]) -> str:
+    """What to write where few of many ids stand in the masks, as in masks of some shades of grey."""
+    pairs = [f"{number}: class_{number}" for number in ids[:MOST_NAMED]]
+    more = ["..."] if len(ids) > MOST_NAMED else []
+    those = f"dataset.label_map: {{{', '.join([*pairs, *more])}}}"
+    return f"the masks hold {len(ids)} ids alone; set {those}, with names of your own, and no others are classes"
 
 
 def _possible_ids(settings: DataSet, ids: set[int | None]) -> list[int]:

@@ -11,7 +11,8 @@ import pyarrow.compute
 from datasets import ClassLabel, Dataset, List, Value
 
 from hf_sft.data.labels import OUTSIDE
-from hf_sft.data.tags import SPAN_KEYS, type_of
+from hf_sft.data.spans import SPAN_KEYS
+from hf_sft.data.tags import type_of
 from hf_sft.guessing.profile import sample
 
 WORDS = ("tokens", "words", "token", "word", "sentence", "text")  # the earlier, the likelier

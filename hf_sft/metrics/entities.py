@@ -52,7 +52,19 @@ def tag_outcome(
     scores: NDArray,
     names: Sequence[str],
 ) -> TagOutcome:
-    """The outcome of rows whose tags are ids, int64 [words] each; names: the tags by id."""
+    """The outcome of rows whose tags are ids, int64 [words] each; names: the tags by id.
+
+    Words whose reference is below 0 count nowhere: the outcome is that of the others, in their order.
+    """
+    if any((row < 0).any() for row in references):
+        kept = [row >= 0 for row in references]
+        references, predictions = (
+            [row[own] for row, own in zip(rows, kept, strict=True)] for rows in (references, predictions)
+        )
+        counted = np.empty(len(kept), dtype=object)
+        for place, own in enumerate(kept):
+            counted[place] = None if scores[place] is None else scores[place][own]
+        scores = counted
     kinds = tag_kinds(names)
     tags = np.asarray(names, dtype=object)
     lengths = np.array([len(row) for row in references], dtype=np.int64)

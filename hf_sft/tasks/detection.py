@@ -20,6 +20,8 @@ from hf_sft.tasks.set_loss import corners, count_boxes, pad_truth, set_losses
 from hf_sft.tasks.tagging import as_rows
 from hf_sft.tasks.task import Batch, Penalty, Problem, Rows
 
+LEAST_SIDE = 1.0  # pixels of a box; one with less has vanished
+
 
 def _encode(values: Sequence[Objects], labels: Labels) -> NDArray:
     """object [N] of float64 [n, 5]: corners in pixels, label."""
@@ -163,12 +165,27 @@ def _inspect_labels(
     if len(numbers) and not len(boxes):
         what, fix = f"none in {role}", f"results on {role} say nothing; is this the right column?"
         findings.append(Finding(place=place, expected="boxes", found=what, fix=fix))
+    small = np.concatenate([np.zeros(0, bool), *(_vanishing(row.boxes) for row in entries)])
+    if small.any():
+        facts["under_a_pixel"] = int(small.sum())
+        rows = [number for number, row in zip(row_ids.tolist(), entries, strict=True) if _vanishing(row.boxes).any()]
+        what = f"{small.sum():,} of {len(small):,} boxes of {role} with less, in rows {first_few(rows)}"
+        fix = "training leaves them out; mend them where they are slips"
+        if 2 * small.sum() > len(small):
+            fix += "; were shares of the image read as pixels, set dataset.bbox_format: cxcywh_normalised"
+        expected = f"boxes of at least {LEAST_SIDE:g} pixel in width and height"
+        findings.append(Finding(place=place, expected=expected, found=what, fix=fix))
     crowded = np.flatnonzero(numbers > MOST_BOXES)
     if len(crowded):
         what = f"{len(crowded):,} rows of {role} with more: {first_few(row_ids[crowded].tolist())}"
         fix = "cut such images into parts: of an image no more boxes are predicted"
         findings.append(Finding(place=place, expected=f"at most {MOST_BOXES} boxes", found=what, fix=fix))
     return facts, findings
+
+
+def _vanishing(boxes: NDArray) -> NDArray:
+    """bool [n]."""
+    return (boxes[:, 2:] - boxes[:, :2] < LEAST_SIDE).any(1)
 
 
 PROBLEMS: dict[Any, Problem] = {

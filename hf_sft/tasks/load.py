@@ -178,6 +178,8 @@ def drop_unlabelled_rows(
         faults = [said.get(fault.position, fault) for fault in empty]
         bad += name_rows(role, splits[role].source, splits[role].row_ids, faults)
         kept = np.setdiff1d(np.arange(len(column.values)), missing)
+        if not len(kept) and recipe.dataset.on_bad_row == "skip":
+            raise refuse(bad, none_left=True)
         splits[role] = splits[role].take(kept)
         columns[role] = replace(column, values=[column.values[position] for position in kept], faults=())
     if bad and recipe.dataset.on_bad_row == "error":
@@ -200,7 +202,7 @@ def ready_splits(
         kept = np.setdiff1d(np.arange(len(part.split)), [fault.position for fault in faults])
         if faults and recipe.dataset.on_bad_row == "skip":
             if not len(kept):
-                raise refuse(bad)
+                raise refuse(bad, none_left=True)
             prepared = prepared.take(kept)
         ready[role] = prepared
     if bad and recipe.dataset.on_bad_row == "error":

@@ -19,7 +19,7 @@ from hf_sft.data.quality import inspect_images
 from hf_sft.errors import Finding, ModelError, RecipeError
 from hf_sft.recipe import Recipe
 from hf_sft.tasks.box_pictures import draw_boxes, seen_boxes, write_pictures
-from hf_sft.tasks.detection import PROBLEMS, write_boxes
+from hf_sft.tasks.detection import LEAST_SIDE, PROBLEMS, write_boxes
 from hf_sft.tasks.image_classification import find_image_faults, keep_config, pixels_of, prepare_images
 from hf_sft.tasks.task import Batch, Task
 
@@ -30,7 +30,6 @@ OURS: tuple[str, ...] = ("matcher_", "weight_loss_", "focal_", "num_denoising", 
 OURS += ("class_cost", "bbox_cost", "giou_cost", "bbox_loss_", "giou_loss_", "cls_loss_")  # keys of a model's own loss
 SIDE = 512  # pixels of the images of a detector on a classifier
 LEAST_SHARE = 0.1  # of a box that augmentation must leave in the image; else it has vanished
-LEAST_SIDE = 1.0  # pixels
 
 
 def _load_processor(source: str, recipe: Recipe, config: Any, trust_remote_code: bool) -> Any:

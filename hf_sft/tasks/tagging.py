@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from hf_sft.data.labels import OUTSIDE, Labels
+from hf_sft.data.labels import OUTSIDE, Labels, PartlyTagged
 from hf_sft.data.words import read_words
 from hf_sft.errors import Finding, first_few
 from hf_sft.metrics.entities import find_entities, per_type, stray, tag_kinds, tag_outcome
@@ -37,7 +37,16 @@ SPAN = pyarrow.struct(
 
 def _encode(values: Sequence[Sequence[str]], labels: Labels) -> NDArray:
     index_of = labels.index_of
-    return as_rows([np.array([index_of[tag] for tag in row], dtype=np.int64) for row in values])
+    return as_rows([_spread(row, np.array([index_of[tag] for tag in row], dtype=np.int64)) for row in values])
+
+
+def _spread(row: Sequence[str], tags: NDArray) -> NDArray:
+    """A tag for each word of the row, IGNORED for words without one."""
+    if not isinstance(row, PartlyTagged):
+        return tags
+    whole = np.full(row.size, IGNORED, dtype=np.int64)
+    whole[row.places] = tags
+    return whole
 
 
 def as_rows(entries: Sequence[Any]) -> NDArray:
@@ -140,7 +149,8 @@ def _outcome(rows: Rows, targets: NDArray, labels: Labels) -> Outcome:
 
 def _majority(targets: NDArray, answered: NDArray, labels: Labels) -> Rows:
     """Every word has the most frequent tag, O as a rule."""
-    counts = np.bincount(np.concatenate([np.zeros(0, np.int64), *targets]), minlength=len(labels.names))
+    words = np.concatenate([np.zeros(0, np.int64), *targets])
+    counts = np.bincount(words[words != IGNORED], minlength=len(labels.names))
     frequencies = counts / max(counts.sum(), 1)
     return {
         "scores": as_rows([np.tile(frequencies, (len(row), 1)) for row in answered]),
@@ -166,14 +176,16 @@ def write_tags(rows: Rows, labels: Labels, recipe: Recipe, source: Any) -> dict[
     """Columns of a predictions file, a list per row: words, reference, prediction (tags), scores (of the predicted
 
     tags), spans (entities: label, start and end in characters, score: mean of their words', text), loss (a number).
-    Characters are counted in the text, or in the words with a space between.
+    A word that does not count has None as its reference. Characters are counted in the text, or in the words with a
+    space between.
     """
     read = read_words(source[range(len(rows["predictions"]))], recipe.dataset)
     names = np.asarray(labels.names, dtype=object)
     kinds = tag_kinds(labels.names)
     columns: dict[str, Any] = {"words": [row.words for row in read]}
     if "references" in rows:
-        columns["reference"] = [names[tags].tolist() for tags in rows["references"]]
+        known = np.array([*labels.names, None], dtype=object)  # the last for IGNORED
+        columns["reference"] = [known[tags.clip(min=-1)].tolist() for tags in rows["references"]]
     columns["prediction"] = [names[tags].tolist() for tags in rows["predictions"]]
     scores = [part[np.arange(len(part)), tags] for part, tags in zip(rows["scores"], rows["predictions"], strict=True)]
     columns["scores"] = [part.tolist() for part in scores]
@@ -198,9 +210,13 @@ def _inspect_labels(
     """Entities of each type, and the rows whose tags do not keep to IOB2."""
     kinds, tags = tag_kinds(labels.names), _encode(entries, labels)
     flat = np.concatenate([np.zeros(0, np.int64), *tags])
-    row_of = np.repeat(np.arange(len(tags)), [len(row) for row in tags])
+    row_of = np.repeat(np.arange(len(tags)), [len(row) for row in tags])[flat != IGNORED]
+    facts: dict[str, Any] = {}
+    if len(row_of) < len(flat):
+        facts["uncounted_words"] = len(flat) - len(row_of)
+        flat = flat[flat != IGNORED]
     found = Counter(find_entities(flat, row_of, kinds).kind.tolist())
-    facts: dict[str, Any] = {"entities": {name: found[index] for index, name in enumerate(kinds.types)}}
+    facts["entities"] = {name: found[index] for index, name in enumerate(kinds.types)}
     wrong = np.flatnonzero(stray(flat, row_of, kinds))
     facts["illegal_tags"] = len(wrong)
     place, findings = "dataset.columns.label", []

@@ -17,9 +17,10 @@ from hf_sft.data.bad_rows import Fault, null_faults
 from hf_sft.data.columns import check_texts
 from hf_sft.data.quality import Inspection, hash_texts, normalise
 from hf_sft.data.splits import Split
+from hf_sft.data.tag_columns import wrong_column
 from hf_sft.data.tags import decide_tags, read_tags
 from hf_sft.data.words import read_words, reads_text, word_columns
-from hf_sft.errors import DataError, Finding, ModelError, RecipeError
+from hf_sft.errors import Finding, ModelError, RecipeError
 from hf_sft.recipe import DataSet, Recipe
 from hf_sft.tasks.tagging import PROBLEMS, write_tags
 from hf_sft.tasks.task import Batch, Task
@@ -79,10 +80,9 @@ def _prepare(split: Split, recipe: Recipe) -> Split:
         feature = split.rows.features[column]
         inner = feature.feature if isinstance(feature, List) else None
         if not (isinstance(inner, Value) and inner.dtype in ("string", "large_string")):
-            found = f"column {column!r} of type {getattr(feature, 'dtype', None) or type(feature).__name__}"
             fix = "name the column that holds lists of words; of texts: dataset.columns: {text: ...}"
-            expected = "a list of words in every row"
-            raise DataError(Finding(place="dataset.columns.tokens", expected=expected, found=found, fix=fix))
+            expected, place = "a list of words in every row", "dataset.columns.tokens"
+            raise wrong_column(split.rows, column, expected, fix, words=column, place=place)
     return split
 
 

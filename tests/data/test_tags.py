@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from datasets import ClassLabel, Dataset, Features, List, Value
 
-from hf_sft.data.tags import tag_words
+from hf_sft.data.spans import tag_words
 from hf_sft.data.words import join_words, split_text
 from hf_sft.errors import DataError, RecipeError
 from hf_sft.recipe import Recipe
@@ -66,6 +66,20 @@ def test_tags_are_renamed_and_dropped_by_the_map() -> None:
     assert entries(found) == [["B-MAN", "I-MAN", "O"], ["O", "O", "O"]]
     assert found.labels.names == ("O", "B-MAN", "I-MAN")
     assert "B-PERSON" in refused(rows, label_map={"B-PERSON": "O"})
+
+
+def test_words_tagged_minus_100_have_no_tag_unless_the_map_gives_them_one() -> None:
+    for tags, others in (
+        ([[1, -100, 2], [-100, 0]], {"labels": NAMES}),
+        ([["B-PER", "-100", "I-PER"], ["-100", "O"]], {}),
+    ):
+        found = load(tagged(*tags), **others)
+        assert entries(found) == [["B-PER", "I-PER"], ["O"]] and "-100" not in found.labels.names
+        (targets,) = {problem.encode for problem in TASK.problems.values()}
+        assert [row.tolist().index(-100) for row in targets(entries(found), found.labels)] == [1, 0]
+        for name in ("O", None):
+            mapped = load(tagged(*tags), **others, label_map={-100: name})
+            assert entries(mapped) == [["B-PER", "O", "I-PER"], ["O", "O"]]
 
 
 @pytest.mark.parametrize("tags", [["NOUN", "VERB"], ["O", "S-PER"], ["O", "B-"], ["O", "PER"]])
@@ -176,6 +190,88 @@ def test_spans_may_name_their_types_by_id_and_lie_in_columns(nested: bool) -> No
     )
     found = load(rows, columns={"text": "text"})
     assert found.labels.names == ("O", "B-PER")
+
+
+SPANS = {"text": "text", "label": "entities"}
+PLACES = Features(
+    {
+        "text": Value("string"),
+        "entities": List({"start": Value("float64"), "end": Value("float64"), "label": Value("string")}),
+    }
+)
+SENTENCES = ["good film room", "a book in Bonn", "Ada left on 3 May 1840", "it was fine"] * 10
+ENTITIES = [[(10, 14, "X")], [(2, 6, "X"), (10, 14, "Y")], [(0, 3, "Y"), (12, 22, "X")], []] * 10
+
+
+def texts(entities: Any, less: int = 0, sentences: Any = SENTENCES) -> Dataset:
+    """Rows whose ends are so many characters less than they should be."""
+    cells = [spans(*((start, end - less, label) for start, end, label in row)) for row in entities]
+    return Dataset.from_dict({"text": list(sentences), "entities": cells}, features=PLACES)
+
+
+@pytest.mark.parametrize("on_bad_row", ["error", "skip"])
+def test_ends_that_count_their_last_character_are_an_error_whatever_becomes_of_bad_rows(on_bad_row: str) -> None:
+    rows = texts(ENTITIES, less=1)
+    said = refused(rows, columns=SPANS, on_bad_row=on_bad_row)
+    assert "50 of 50 spans lack their last character, as 10 to 13, 'roo' of 'room'" in said and "add 1 to" in said
+    some_fit = texts([*ENTITIES, [(0, 1, "X")]], less=1, sentences=[*SENTENCES, "a b"])  # 0 to 0, of one letter
+    assert "51 of 51" in refused(some_fit, columns=SPANS, on_bad_row=on_bad_row)
+
+
+def test_spans_that_lost_a_letter_or_that_count_words_are_bad_rows() -> None:
+    lost = [[(10, 13, "X")], *ENTITIES[1:4]] * 10
+    found = load(texts(lost), columns=SPANS, on_bad_row="skip")
+    assert len(found.splits["train"].entries) == 30 and "cut a word" in refused(texts(lost), columns=SPANS)
+    words = texts([[(2, 3, "X")]] * 40)
+    said = refused(words, columns=SPANS, on_bad_row="skip")
+    assert "cut a word" in said and "inclusive" not in said and "no row is left" in said
+
+
+def test_places_may_be_whole_floats_and_labels_are_types() -> None:
+    found = load(texts(ENTITIES), columns=SPANS)
+    assert entries(found)[1] == ["O", "B-X", "O", "B-Y"]
+    halves = [[(10, 13.5, "X")], *ENTITIES[1:]]
+    assert "holds what is no span in 1 row" in refused(texts(halves), columns=SPANS)
+    prefixed = [[(start, end, f"B-{label}") for start, end, label in row] for row in ENTITIES]
+    said = refused(texts(prefixed), columns=SPANS)
+    assert "'B-X', 'B-Y'" in said and "write X, Y:" in said and "one span" not in said
+    assert "one span of all words" in refused(texts([[(10, 14, "I-X")], *prefixed[1:]]), columns=SPANS)
+    cells = [[(10, 14, "B-cell")], *ENTITIES[1:]]  # a type like any other beside others
+    assert "B-B-cell" in load(texts(cells), columns=SPANS).labels.names
+
+
+# lists that were lost
+
+
+@pytest.mark.parametrize(
+    "words, tags, said",
+    [
+        ("['a', 'b']", "['O', 'B-X']", ["lists written as text", "ast.literal_eval", "'tokens' and 'label'"]),
+        ('["a", "b"]', '["O", "B-X"]', ["lists written as text", "json.loads"]),
+        ("['a' 'b']", "['O' 'B-X']", ["lists written as text", "as json lines"]),
+        ("a b", "O B-X", ["texts with spaces", "str.split()"]),
+        ("a", "B-X", ["one word or tag per row", 'groupby("sentence_id", sort=False)[["tokens", "label"]]']),
+        ("a", 1, ["one word or tag per row: 1", "row of each sentence"]),
+        (["a", "b"], "O B-X", ["'label' of type string", "texts with spaces"]),
+        ("a b", ["O", "B-X"], ["'tokens' of type string", "texts with spaces"]),
+    ],
+)
+def test_lists_that_a_file_lost_are_told_by_what_its_cells_hold(words: Any, tags: Any, said: list[str]) -> None:
+    rows = Dataset.from_dict({"sentence_id": [0, 0, 1], "tokens": [words] * 3, "label": [None, tags, tags]})
+    if isinstance(tags, list):
+        rows = rows.select([1, 2])
+    found = refused(rows)
+    assert all(part in found for part in said), found
+    assert "{text:" not in found and ("literal_eval" in found) == ("literal_eval" in said[1])
+
+
+def test_spans_written_as_text_or_under_other_names_are_told() -> None:
+    text = Dataset.from_dict({"text": ["a b"] * 2, "entities": ['[{"start": 0, "end": 1, "label": "X"}]'] * 2})
+    assert "lists written as text" in refused(text, columns=SPANS)
+    one = Dataset.from_dict({"text": ["a b"] * 2, "entities": ["good", "bad"]})
+    assert "task: text-classification" in refused(one, columns=SPANS)
+    others = Dataset.from_dict({"text": ["a b"] * 2, "entities": [[{"start": 0, "end": 1, "type": "X"}]] * 2})
+    assert "keys start, end, label: it has start, end, type" in refused(others, columns=SPANS)
 
 
 # words

@@ -28,6 +28,7 @@ from tiny_runs import (
 from transformers import AutoModelForImageClassification, AutoModelForObjectDetection, ResNetConfig, pipeline
 
 from hf_sft import fine_tune
+from hf_sft.commands.check import check
 from hf_sft.commands.evaluate import evaluate
 from hf_sft.commands.evaluated_rows import rows_to_evaluate
 from hf_sft.commands.predict import predict
@@ -329,6 +330,27 @@ def test_other_families_and_settings_of_other_losses_are_refused(models: Path, t
     (folder / "config.json").write_text(json.dumps(config | {"model_type": "dab-detr"}))
     with pytest.raises(HfSftError, match=r"(?s)a detector that can be trained: rt_detr, .*dab-detr"):
         prepare(make_recipe("detr", models, tmp_path, model={"name": str(folder)}), data)
+
+
+def test_check_counts_boxes_that_no_model_learns(models: Path, tmp_path: Path) -> None:
+    """Those that training leaves out as too small, and more of them in an image than the model has queries."""
+    data, found = make_data("rt_detr", train=6, validation=3), []
+    for least, queries in ((0.5, 2), (18.0, 30)):
+        thin = data["train"].map(
+            lambda row, least=least: {
+                "objects": {**row["objects"], "bbox": [[x, y, least, 18.0] for x, y, *_ in row["objects"]["bbox"]]}
+            }
+        )
+        recipe = make_recipe("rt_detr", models, tmp_path, model={"config": {"num_queries": queries}})
+        report = check(recipe, fast=True, data={**data, "train": thin})
+        assert report.ok, str(report)
+        found.append((report.data["train"], " ".join(map(str, report.warnings))))
+    (facts, said), (usual, nothing) = found
+    number = facts["boxes"]["all"]
+    assert facts["under_a_pixel"] == number and "under_a_pixel" not in usual
+    assert f"{number} of {number} boxes of train with less, in rows 0, 1" in said and "cxcywh_normalised" in said
+    assert "2, and an image of" in said and "{num_queries: 3}" in said
+    assert "at least 1 pixel" not in nothing and "num_queries" not in nothing
 
 
 @pytest.mark.parametrize("family", ["resnet", "timm_efficientnet"])

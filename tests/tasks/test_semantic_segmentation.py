@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 import torch
+import yaml
 from datasets import Dataset, Features, Image
 from PIL import Image as pil
 from tiny import CLASSES, masked, save_image_model, save_segmentation_model
@@ -173,6 +174,29 @@ def test_masks_of_0_and_255_are_named_by_label_map(names: Any, models: Path) -> 
     assert next(iter(found.splits["train"].entries)) == {"background": 64, "object": 64}
     opened = TASK.open_rows(recipe, found.labels, True)(rows[:])
     assert opened["mask"][0][::8, 0].tolist() == [0, 1]
+
+
+def test_masks_of_a_few_shades_are_told_the_map_that_names_them(models: Path) -> None:
+    rows = rows_of(halves(0, 100, 200), halves(0, 200, 100))
+    (said,) = [note for note in loaded(rows, models)[1].notes if "cannot be learned" in note]
+    assert said.startswith("warning: ") and "190 more; the masks hold 3 ids alone" in said
+    words = said.partition("dataset.label_map: ")[2].partition("}")[0] + "}"
+    _, found = loaded(rows, models, label_map=yaml.safe_load(words))
+    assert found.labels.names == ("class_0", "class_100", "class_200")
+    assert not any("cannot be learned" in note or "label_map" in note for note in found.notes)
+    (said,) = [note for note in loaded(rows_of(halves(0, 1, 3)), models)[1].notes if "cannot be learned" in note]
+    assert "label_map" not in said  # one of four classes did not come up
+
+
+def test_masks_of_floats_are_called_so(models: Path) -> None:
+    floats = pil.fromarray(halves(0, 1).astype(np.float32))
+    rows = Dataset.from_dict(
+        {"image": [pil.new("RGB", floats.size)] * 4, "mask": [floats] * 4},
+        features=Features({"image": Image(), "mask": Image()}),
+    )
+    for on_bad_row in ("error", "skip"):
+        said = refused(rows, models, on_bad_row=on_bad_row)
+        assert "holds floats" in said and "np.uint8" in said and "colours" not in said
 
 
 def test_class_zero_is_a_class_unless_it_is_ignored(models: Path) -> None:

@@ -366,10 +366,44 @@ def test_constrained_decoding_goes_with_the_model(models: Path, tmp_path: Path) 
 
 
 def test_the_baseline_is_the_most_frequent_tag() -> None:
-    targets = as_rows([np.array([0, 0, 1]), np.array([0, 2])])
+    targets = as_rows([np.array([0, 0, 1, -100]), np.array([0, 2])])
     rows = PROBLEM.baseline(targets, as_rows([np.array([1, 1]), np.array([3])]), LABELS)
     assert [row.tolist() for row in rows["predictions"]] == [[0, 0], [0]]
     assert rows["scores"][0].tolist() == [[0.6, 0.2, 0.2, 0.0]] * 2
+
+
+def test_words_tagged_minus_100_are_read_and_count_nowhere(models: Path, tmp_path: Path) -> None:
+    """In loss, metrics, class weights, baselines and counts of check alike; rows of such words alone as well."""
+    ids, data = list(TAGS), {}
+    for seed, (role, number) in enumerate((("train", 20), ("validation", 10), ("test", 10))):
+        rows = tagged(number, seed=seed)
+        tags = [
+            [-100 if place % 3 == 1 else ids.index(tag) for place, tag in enumerate(row)] for row in rows["ner_tags"]
+        ]
+        tags[4] = [-100] * len(tags[4])
+        data[role] = Dataset.from_dict({"tokens": list(rows["tokens"]), "ner_tags": tags})
+    changes: Any = {"dataset": {"labels": ids}, "objective": {"class_weights": "balanced"}}
+    recipe = make_recipe("bert_tags", models, tmp_path / "run", **changes)
+    report = check(recipe, data=data)
+    assert report.ok and report.data["train"]["uncounted_words"] == sum(
+        row.count(-100) for row in data["train"]["ner_tags"]
+    )
+    assert set(report.data["train"]["labels"]) == set(TAGS) and "tagged -100" in str(report)
+    record = fine_tune(recipe, data=data)
+    found = read(record, "test")
+    assert [[tag is None for tag in row] for row in found["reference"]] == [
+        [tag == -100 for tag in row] for row in data["test"]["ner_tags"]
+    ]
+    assert [len(row) for row in found["prediction"]] == [len(row) for row in found["words"]]
+    kept = [[place for place, tag in enumerate(row) if tag is not None] for row in found["reference"]]
+    sides = [
+        [[row[place] for place in places] for row, places in zip(found[name], kept, strict=True)]
+        for name in ("reference", "prediction")
+    ]
+    assert record.metrics["test"]["entity_f1"] == seqeval.f1_score(*sides, zero_division=0)
+    assert record.metrics["test"]["token_accuracy"] == seqeval.accuracy_score(*sides)
+    again = evaluate(record.directory.path, data=data["test"]).metrics
+    assert again["entity_f1"] == record.metrics["test"]["entity_f1"]
 
 
 # before a run
