@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-# Rows per class. Below the first a solved head beats training everything, from the second on training everything wins:
-# benchmarks/RESULTS.md, few labels (`benchmarks/quality.py few`).
+# Rows per class. Below the first a solved head comes within two points of training everything from it, in a fraction of
+# the time, and is far above training everything from a random one: benchmarks/RESULTS.md, few labels.
 HEAD_BELOW = 48.0
 MANY_CLASSES = 20  # the first number holds from so many on: of 4 classes training everything won from 8 rows each
 FULL_FROM = 64.0
@@ -86,7 +86,7 @@ def advise(evidence: Evidence) -> Advice:
             "full", warm, f"{few} of {evidence.classes} classes: so few are told apart by changing all{share}"
         )
     if number < HEAD_BELOW:
-        return _head(evidence, f"{few}, under {HEAD_BELOW:.0f}: too few to change the layers below the head{share}")
+        return _head(evidence, f"{few}, under {HEAD_BELOW:.0f}: layers below the head hardly gain from so few{share}")
     if number >= FULL_FROM:
         return _advice("full", warm, f"{few}, at least {FULL_FROM:.0f}: enough to train every layer{share}")
     between = f"{few}, between {HEAD_BELOW:.0f} and {FULL_FROM:.0f}"

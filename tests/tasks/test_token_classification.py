@@ -388,7 +388,7 @@ def test_words_tagged_minus_100_are_read_and_count_nowhere(models: Path, tmp_pat
     assert report.ok and report.data["train"]["uncounted_words"] == sum(
         row.count(-100) for row in data["train"]["ner_tags"]
     )
-    assert set(report.data["train"]["labels"]) == set(TAGS) and "tagged -100" in str(report)
+    assert set(report.data["train"]["labels"]) == set(TAGS)
     record = fine_tune(recipe, data=data)
     found = read(record, "test")
     assert [[tag is None for tag in row] for row in found["reference"]] == [
