@@ -101,20 +101,7 @@ def plain_trainer(recipe: Recipe, folder: Path, *, bf16: bool = False) -> float:
     }
     make = _plain_text if recipe.task == "text-classification" else _plain_images
     model, data, collate = make(recipe, found, settings)
-    arguments = TrainingArguments(
-        output_dir=str(folder),
-        num_train_epochs=recipe.training["num_train_epochs"],
-        per_device_train_batch_size=recipe.training["per_device_train_batch_size"],
-        per_device_eval_batch_size=64,
-        learning_rate=recipe.training["learning_rate"],
-        seed=recipe.seed,
-        save_strategy="no",
-        disable_tqdm=True,
-        use_cpu=not torch.accelerator.is_available(),
-        bf16=bf16,
-        remove_unused_columns=False,
-        log_level="error",
-    )
+    arguments = plain_arguments(recipe, folder, bf16=bf16, remove_unused_columns=False)
     trainer = Trainer(model=model, args=arguments, train_dataset=data(train), data_collator=collate)
     trainer.train()
     model.save_pretrained(folder / "model")
@@ -126,6 +113,23 @@ def plain_trainer(recipe: Recipe, folder: Path, *, bf16: bool = False) -> float:
     targets = problem.encode(list(_entries(test)), found.labels)
     rows = problem.decode({"logits": logits}, {}, found.labels)
     return float(METRICS[recipe.metrics[0]].compute(problem.outcome(rows, targets, found.labels)))
+
+
+def plain_arguments(recipe: Recipe, folder: Path, **others: Any) -> TrainingArguments:
+    """Of a Trainer with the recipe's epochs, batch size, learning rate and seed, and nothing of ours."""
+    return TrainingArguments(
+        output_dir=str(folder),
+        num_train_epochs=recipe.training["num_train_epochs"],
+        per_device_train_batch_size=recipe.training["per_device_train_batch_size"],
+        per_device_eval_batch_size=64,
+        learning_rate=recipe.training["learning_rate"],
+        seed=recipe.seed,
+        save_strategy="no",
+        disable_tqdm=True,
+        use_cpu=not torch.accelerator.is_available(),
+        log_level="error",
+        **others,
+    )
 
 
 def _entries(part: LabelledSplit) -> Any:

@@ -24,10 +24,10 @@ from transformers import (
     AutoTokenizer,
     DataCollatorForTokenClassification,
     Trainer,
-    TrainingArguments,
     set_seed,
 )
 
+from benchmarks.real_data import plain_arguments
 from hf_sft import Recipe, fine_tune
 from hf_sft.packages import locate_in_package
 
@@ -81,23 +81,9 @@ def plain_trainer(recipe: Recipe, folder: Path, *, bf16: bool) -> float:
         truth = [[names[i] for i in row[mask]] for row, mask in zip(found.label_ids, kept, strict=True)]
         return {"entity_f1": float(f1_score(truth, said))}
 
-    arguments = TrainingArguments(
-        output_dir=str(folder),
-        num_train_epochs=recipe.training["num_train_epochs"],
-        per_device_train_batch_size=recipe.training["per_device_train_batch_size"],
-        per_device_eval_batch_size=64,
-        learning_rate=recipe.training["learning_rate"],
-        eval_strategy="epoch",
-        seed=recipe.seed,
-        save_strategy="no",
-        disable_tqdm=True,
-        use_cpu=not torch.accelerator.is_available(),
-        bf16=bf16,
-        log_level="error",
-    )
     trainer = Trainer(
         model=model,
-        args=arguments,
+        args=plain_arguments(recipe, folder, bf16=bf16, eval_strategy="epoch"),
         train_dataset=data["train"],
         eval_dataset=data["validation"],
         data_collator=DataCollatorForTokenClassification(tokenizer),

@@ -6,15 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from hf_sft.analysis.maps import contrast, logits_of, numbers
+from hf_sft.analysis.maps import contrast, logits_of, numbers, square_side
 from hf_sft.analysis.section import Absent
-
-MOST_EXTRA = 8  # class and register tokens that may stand before the patches
 
 
 def gradient_attention(model: nn.Module, pixels: torch.Tensor, targets: torch.Tensor) -> tuple[NDArray, str]:
@@ -31,8 +28,8 @@ def gradient_attention(model: nn.Module, pixels: torch.Tensor, targets: torch.Te
         score = contrast(logits_of(outputs), targets).sum()
         slopes = torch.autograd.grad(score, attention, allow_unused=True)
     rows, _, tokens, _ = attention[0].shape
-    side = int(np.sqrt(tokens))
-    if rows != len(pixels) or side < 2 or tokens - side * side > MOST_EXTRA:
+    side = square_side(tokens)
+    if rows != len(pixels) or side < 2:
         raise Absent("its attention is not among the patches of a square")
     relevance = torch.eye(tokens, device=pixels.device).expand(rows, -1, -1)
     for one, slope in zip(attention, slopes, strict=True):

@@ -32,7 +32,7 @@ def compare_runs(
 
     names: what the two are called; features: what a run's blocks give for the same sample of rows.
     """
-    mine, theirs = _matched(one, other, judged(first), second)
+    mine, theirs = _matched(one, other, judged(first, one.record), second)
     notes: list[str] = []
     parts: list[Part] = []
     figures: dict[str, float | int | str | None] = {"split": mine.split, "rows": len(mine)}

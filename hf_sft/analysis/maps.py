@@ -14,6 +14,7 @@ from hf_sft.analysis.block_outputs import block_modules
 from hf_sft.analysis.section import Absent
 
 STEPS = 12  # points of the integral (Gauss-Legendre): the sum misses the change of the answer by a few per cent
+MOST_EXTRA = 8  # class and register tokens that may stand before the patches
 ENOUGH_PLACES = 16  # of a block, so that a map is more than four squares
 BATCH, TOKENS = 16, 4096  # rows of like length, and their tokens, that gradients are taken of at once
 Inputs = Mapping[str, torch.Tensor]
@@ -198,6 +199,12 @@ def _tensor(output: Any) -> torch.Tensor:
     return found
 
 
+def square_side(tokens: int) -> int:
+    """Of the square of patches behind class and register tokens; 0 where more tokens are left over."""
+    side = int(np.sqrt(tokens))
+    return side if tokens - side * side <= MOST_EXTRA else 0
+
+
 def _as_grid(value: torch.Tensor) -> torch.Tensor | None:
     """[B, C, H, W] of what a block gives: patches [B, T, C] lie in a square, behind class tokens."""
     if value.ndim == 4:
@@ -205,8 +212,8 @@ def _as_grid(value: torch.Tensor) -> torch.Tensor | None:
         return value.permute(0, 3, 1, 2) if behind else value
     if value.ndim != 3:
         return None
-    side = int(np.sqrt(value.shape[1]))
-    if value.shape[1] - side * side > 8:  # more than class and register tokens: it is no square
+    side = square_side(value.shape[1])
+    if not side:
         return None
     return value[:, -side * side :].transpose(1, 2).unflatten(2, (side, side))
 

@@ -125,7 +125,7 @@ def _way_back(record: RunRecord, split: str) -> str:
     return f"{first}hf-sft evaluate {record.directory.path} --split {split} -o {path}{again}, or run it again"
 
 
-def judged(predictions: Mapping[str, Predictions], record: RunRecord | None = None) -> Predictions:
+def judged(predictions: Mapping[str, Predictions], record: RunRecord) -> Predictions:
     """The split that speaks for new data: test, else validation. Raises Absent where nothing was labelled.
 
     record: whose problem and files tell why there is nothing.
@@ -133,9 +133,9 @@ def judged(predictions: Mapping[str, Predictions], record: RunRecord | None = No
     for split in ("test", "validation"):
         if split in predictions:
             return predictions[split]
-    if record is not None and (lost := gone(record)):
+    if lost := gone(record):
         raise Absent("; ".join(lost))
-    if record is not None and not {"test", "validation"} & set(record.metrics):
+    if not {"test", "validation"} & set(record.metrics):
         raise Absent("the run has no labelled rows but those that it was trained on")
     raise Absent("the run has predicted no labelled rows whose answer is a label, a number or a tag for each word")
 

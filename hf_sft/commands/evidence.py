@@ -12,9 +12,10 @@ from hf_sft.advice import Advice, Evidence, advise, agrees, rows_per_class
 from hf_sft.errors import HfSftError
 from hf_sft.job import Job
 from hf_sft.modeling.anatomy import find_blocks
+from hf_sft.modeling.batch_norm import pretrained_norms
 from hf_sft.modeling.build import Opened
 from hf_sft.modeling.convex import METHODS
-from hf_sft.modeling.feature_shift import norms_of, watching_norms
+from hf_sft.modeling.feature_shift import watching
 from hf_sft.modeling.folds import choose_rows
 from hf_sft.modeling.old_head import read_old_head
 from hf_sft.recipe import Recipe
@@ -106,10 +107,11 @@ def shift_of(work: Job) -> float | None:
     Raises HfSftError where the model gives no features.
     """
     model, train = work.built.model, work.inputs["train"]
-    if work.recipe.model.weights == "random" or train.targets is None or not norms_of(model):
+    norms = pretrained_norms(model, work.built.new, frozen=())
+    if work.recipe.model.weights == "random" or train.targets is None or not norms:
         return None
     model.to(PartialState().device)
-    with watching_norms(model) as seen:
+    with watching(norms) as seen:
         features_of(work, plain_rows(train, choose_rows(train.targets, SHIFT_ROWS, seed=work.recipe.seed)))
     return seen.shift()
 

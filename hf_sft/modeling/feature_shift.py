@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _NormBase
 
 LEAST_DEVIATION = 1e-3  # of the largest of its module: a channel that hardly varied has no unit to measure in
 
@@ -46,16 +45,11 @@ class Seen:
         return sum(found) / len(found) if found else None
 
 
-def norms_of(model: nn.Module) -> list[nn.Module]:
-    """The modules that keep statistics of what they were trained on."""
-    return [m for m in model.modules() if isinstance(m, _NormBase) and m.running_mean is not None]
-
-
 @contextmanager
-def watching_norms(model: nn.Module) -> Iterator[Seen]:
-    """What comes to the model's BatchNorms inside the block."""
+def watching(norms: Sequence[nn.Module]) -> Iterator[Seen]:
+    """What comes to these BatchNorms inside the block."""
     seen = Seen()
-    hooks = [norm.register_forward_pre_hook(lambda norm, inputs: seen.add(norm, inputs[0])) for norm in norms_of(model)]
+    hooks = [norm.register_forward_pre_hook(lambda norm, inputs: seen.add(norm, inputs[0])) for norm in norms]
     try:
         yield seen
     finally:

@@ -9,7 +9,7 @@ from torch import nn
 
 from hf_sft.advice import SHIFTED_FROM, Evidence, advise
 from hf_sft.commands.evidence import shift_of
-from hf_sft.modeling.feature_shift import watching_norms
+from hf_sft.modeling.feature_shift import watching
 
 
 def _pretrained() -> tuple[nn.Module, torch.Tensor]:
@@ -23,7 +23,7 @@ def _pretrained() -> tuple[nn.Module, torch.Tensor]:
 
 def test_what_a_model_was_pretrained_on_is_not_shifted() -> None:
     norm, values = _pretrained()
-    with watching_norms(norm) as seen:
+    with watching([norm]) as seen:
         for part in values.split(1000):
             norm(part)
     assert seen.shift() == pytest.approx(0, abs=1e-3)
@@ -35,7 +35,7 @@ def test_what_a_model_was_pretrained_on_is_not_shifted() -> None:
 def test_the_shift_is_counted_in_standard_deviations(moved: float, widened: float, distance: float) -> None:
     norm, values = _pretrained()
     mean, spread = values.mean(dim=(0, 2), keepdim=True), values.std(dim=(0, 2), keepdim=True)
-    with watching_norms(norm) as seen:
+    with watching([norm]) as seen:
         norm((values - mean) * widened + mean + moved * spread)
     assert seen.shift() == pytest.approx(distance, abs=0.01)
 
